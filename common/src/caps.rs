@@ -1,0 +1,51 @@
+//! Every limit of the system in one place. A length that comes from outside is checked against one of these
+//! before anything is allocated for it.
+
+/// A gRPC chunk of update bytes, at most, in bytes.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// A value in the agent's sled cache, at most: sled 0.34 leaks disk above about 100 kB (DESIGN section 4).
+pub const CACHE_VALUE_BYTES: usize = 64 * 1024;
+/// A frame of an update container, at most, in bytes.
+pub const FRAME_BYTES: usize = 64 * 1024;
+/// An ONNX file, at most, in bytes.
+pub const MODEL_BYTES: usize = 256 * 1024 * 1024;
+/// An update as shipped, at most, in bytes.
+pub const UPDATE_BYTES: usize = 256 * 1024 * 1024;
+/// A `.npz` file, and what it may decompress to, at most, in bytes.
+pub const DATASET_BYTES: usize = 1024 * 1024 * 1024;
+/// Nodes of a graph, at most.
+pub const GRAPH_NODES: usize = 100_000;
+/// Initializers of a graph, at most.
+pub const GRAPH_TENSORS: usize = 100_000;
+/// Dimensions of a tensor, at most.
+pub const TENSOR_RANK: usize = 8;
+/// Elements of a tensor, at most.
+pub const TENSOR_ELEMENTS: usize = 256 * 1024 * 1024 / 4;
+/// A value (activation) of a graph, at most, in elements of one inference.
+pub const ACTIVATION_ELEMENTS: usize = 256 * 1024 * 1024;
+/// A name (device, model, group, label key or value), at most, in bytes.
+pub const NAME_BYTES: usize = 128;
+/// A name inside a graph (values, nodes, tensors), at most, in bytes.
+pub const GRAPH_NAME_BYTES: usize = 1024;
+/// Labels of a device, at most.
+pub const LABELS: usize = 64;
+/// Groups of a fleet, at most.
+pub const GROUPS: usize = 1024;
+/// Devices of one coordinator, at most.
+pub const DEVICES: usize = 100_000;
+/// Models of one coordinator, at most.
+pub const MODELS: usize = 1024;
+/// Rungs of a ladder, those pruned on demand included, at most.
+pub const RUNGS: usize = 64;
+/// Reports kept in an agent's outbox while it is offline, at most.
+pub const OUTBOX_REPORTS: usize = 256;
+/// Expected values of a self-test probe, at most.
+pub const PROBE_VALUES: usize = 4096;
+/// A reason or error text that crosses the wire, at most, in bytes.
+pub const TEXT_BYTES: usize = 1024;
+/// A message of the control stream, at most, in bytes.
+pub const MESSAGE_BYTES: usize = 1024 * 1024;
+/// Messages waiting for one device, at most.
+pub const DEVICE_QUEUE: usize = 32;
+/// A configuration or fleet file, at most, in bytes.
+pub const CONFIG_BYTES: usize = 1024 * 1024;

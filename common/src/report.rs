@@ -1,0 +1,61 @@
+//! What a device measured.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Accuracy, ByteCount, Generation, Micros, ModelName, VariantId};
+
+/// Latency of single inferences at batch 1, from a histogram with three significant digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LatencySummary {
+    /// Inferences timed.
+    pub count: u64,
+    /// Median.
+    pub p50: Micros,
+    /// 95th percentile.
+    pub p95: Micros,
+    /// 99th percentile.
+    pub p99: Micros,
+}
+
+/// Memory of a device's inference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceMemory {
+    /// Heap that the loaded variant and its inferences took at their peak, as counted by the allocator.
+    pub inference_peak: ByteCount,
+    /// The program's peak resident set (`VmHWM`); zero where the system does not tell.
+    pub process_peak: ByteCount,
+}
+
+/// What one device measured with one variant. It holds no input, no output and no label.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Rises with each report of a device, across restarts; a repeated one is counted once.
+    pub sequence: u64,
+    /// The model that was measured.
+    pub model: ModelName,
+    /// The variant in force while it was measured.
+    pub variant: VariantId,
+    /// The generation in force while it was measured.
+    pub generation: Generation,
+    /// Answers on the device's own labelled shard; no samples where it has none.
+    pub accuracy: Accuracy,
+    /// Time per inference.
+    pub latency: LatencySummary,
+    /// Peak memory.
+    pub memory: DeviceMemory,
+    /// The variant as stored on the device.
+    pub model_bytes: ByteCount,
+    /// The whole cache directory on disk.
+    pub disk_bytes: ByteCount,
+    /// Received from the coordinator since the device was enrolled, updates only.
+    pub wire_bytes: ByteCount,
+}
+
+/// A report as the coordinator keeps it: with when it was heard.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Heard {
+    /// Seconds since the Unix epoch by the coordinator's clock.
+    pub at_unix_s: u64,
+    /// What was heard.
+    pub report: Report,
+}

@@ -1,0 +1,1 @@
+//! ONNX files: read into a [`Graph`](crate::Graph) and written from one.
