@@ -1,1 +1,154 @@
-//! cli
+//! `secateur`: the operator's commands, the offline tools and the demo. Also runs as coordinator and as agent, so that
+//! one program is enough.
+//!
+//! Architecture invariant: commands read, call a room and print; what they compute lives in the rooms.
+#![forbid(unsafe_code)]
+
+mod budget;
+pub mod client;
+pub mod failure;
+mod files;
+pub mod link;
+mod operator;
+pub mod output;
+mod progress;
+mod signal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use failure::{OrFail, Outcome};
+use operator::Coordinator;
+use output::Output;
+
+/// Prunes one model to fit every device, and ships only the cuttings.
+#[derive(Parser, Debug)]
+#[command(name = "secateur", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    /// Print one JSON document on stdout and nothing else there
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as secateur=debug
+    #[arg(long, global = true, default_value = "warn", value_name = "FILTER")]
+    log: String,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Register, list, show and remove models
+    Model {
+        #[command(flatten)]
+        at: Coordinator,
+        #[command(subcommand)]
+        command: operator::ModelCommand,
+    },
+    /// Declare the fleet: groups, selectors, budgets
+    Apply(operator::ApplyArgs),
+    /// List and show devices; say why one runs what it runs
+    Device {
+        #[command(flatten)]
+        at: Coordinator,
+        #[command(subcommand)]
+        command: operator::DeviceCommand,
+    },
+    /// Show plans and what they changed
+    Plan {
+        #[command(flatten)]
+        at: Coordinator,
+        #[command(subcommand)]
+        command: operator::PlanCommand,
+    },
+    /// The coordinator at a glance
+    Status {
+        #[command(flatten)]
+        at: Coordinator,
+    },
+    /// A slow link in user space: a TCP proxy with a rate, a delay and a stall
+    Link(link::LinkArgs),
+    /// Run as coordinator; takes the arguments of secateur-coordinator
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Coordinator {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        rest: Vec<std::ffi::OsString>,
+    },
+    /// Run as agent; takes the arguments of secateur-agent
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Agent {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        rest: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Runs the program with this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    init_log(&cli.log);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            progress::note(&failure.to_string());
+            failure.exit_code()
+        }
+    }
+}
+
+/// The arguments; an exit code where they are wrong or only help was asked for.
+fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        let text = error.render().to_string();
+        let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let missing = text.lines().skip(1).map(str::trim).take_while(|line| !line.is_empty());
+        let what = missing.fold(what.to_owned(), |what, line| format!("{what} {line}"));
+        let usage =
+            text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("secateur <COMMAND>");
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let advice = tip
+            .map_or(format!("usage: {usage}; --help tells more"), |tip| format!("{tip}; --help tells more"));
+        progress::note(&failure::Failure::input(what, advice).to_string());
+        ExitCode::from(2)
+    })
+}
+
+fn init_log(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|error| {
+        progress::note(&format!("warning: bad --log filter {filter}: {error}; using warn"));
+        tracing_subscriber::EnvFilter::new("warn")
+    });
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+fn run(cli: Cli) -> Outcome {
+    let output = Output { json: cli.json };
+    let Some(command) = cli.command else {
+        return output.say(&Cli::command().render_help().to_string());
+    };
+    match command {
+        Command::Model { at, command } => wait_for(operator::model(command, &at, output)),
+        Command::Apply(args) => wait_for(operator::apply(args, output)),
+        Command::Device { at, command } => wait_for(operator::device(command, &at, output)),
+        Command::Plan { at, command } => wait_for(operator::plan(command, &at, output)),
+        Command::Status { at } => wait_for(operator::status(&at, output)),
+        Command::Link(args) => wait_for(link::main(args, |address| {
+            output.print(&serde_json::json!({ "listening": address }), || format!("listening on {address}"))
+        })),
+        Command::Coordinator { rest: _ } | Command::Agent { rest: _ } => {
+            Err(failure::Failure::work("not built yet", "use the separate program"))
+        }
+    }
+}
+
+/// Runs an asynchronous command to its end.
+fn wait_for(work: impl Future<Output = Outcome>) -> Outcome {
+    let advice = "the system refuses threads or sockets: raise its limits";
+    tokio::runtime::Runtime::new().or_work("cannot start", advice)?.block_on(work)
+}

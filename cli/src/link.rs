@@ -1,0 +1,165 @@
+//! A slow link in user space: a TCP proxy with a rate, a delay and, if asked, a stall. It needs no privileges.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secateur_common::{ByteCount, Micros};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::failure::{OrFail, Outcome};
+
+/// `secateur link`
+#[derive(clap::Args, Clone, Debug)]
+pub struct LinkArgs {
+    /// Where to listen, such as 127.0.0.1:0; the address that was bound is printed
+    #[arg(long, value_name = "ADDRESS")]
+    listen: String,
+    /// Where to connect to for each connection that comes in
+    #[arg(long, value_name = "HOST:PORT")]
+    to: String,
+    /// Bytes a second, each way
+    #[arg(long, default_value = "64KiB", value_name = "BYTES")]
+    rate: ByteCount,
+    /// Added to each piece of data, each way
+    #[arg(long, default_value = "50ms", value_name = "TIME")]
+    delay: Micros,
+    /// Stand still once for this long …
+    #[arg(long, value_name = "TIME")]
+    stall: Option<Micros>,
+    /// … after this many bytes of a direction of a connection
+    #[arg(long, default_value = "0", value_name = "BYTES", requires = "stall")]
+    stall_after: ByteCount,
+}
+
+/// What a link does to the data that passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes a second, each way.
+    pub rate: ByteCount,
+    /// Added to each piece.
+    pub delay: Micros,
+    /// A pause, and after how many bytes it is made.
+    pub stall: Option<(ByteCount, Micros)>,
+}
+
+/// Pieces in flight in one direction, at most: bounds the memory at a long delay.
+const IN_FLIGHT: usize = 64;
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Runs `secateur link` until it is told to stop; `listening` is told the address.
+///
+/// # Errors
+/// Where the address cannot be bound.
+pub async fn main(args: LinkArgs, listening: impl FnOnce(SocketAddr) -> Outcome) -> Outcome {
+    let advice = "give a free address, such as 127.0.0.1:0";
+    let doing = format!("cannot listen on {}", args.listen);
+    let listener = TcpListener::bind(&args.listen).await.or_work(&doing, advice)?;
+    listening(listener.local_addr().or_work(&doing, advice)?)?;
+    let stall = args.stall.map(|time| (args.stall_after, time));
+    let shape = Shape { rate: args.rate, delay: args.delay, stall };
+    tokio::select! {
+        () = serve(listener, args.to, shape) => {}
+        () = crate::signal::stop() => {}
+    }
+    Ok(())
+}
+
+/// Passes each connection of `listener` on to `to`, shaped.
+pub async fn serve(listener: TcpListener, to: String, shape: Shape) {
+    loop {
+        match listener.accept().await {
+            Ok((near, peer)) => {
+                let to = to.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = join(near, &to, shape).await {
+                        tracing::debug!(%peer, %to, %error, "link closed");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: a pause lets connections end.
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn join(near: TcpStream, to: &str, shape: Shape) -> std::io::Result<()> {
+    let far = TcpStream::connect(to).await?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    tokio::try_join!(pass(near_in, far_out, shape), pass(far_in, near_out, shape))?;
+    Ok(())
+}
+
+/// One direction: a delay line, then pacing.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut into: impl AsyncWrite + Unpin,
+    shape: Shape,
+) -> std::io::Result<()> {
+    let (send, mut receive) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
+    let delay = Duration::from_micros(shape.delay.get());
+    let take = async move {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            let length = from.read(&mut piece).await?;
+            if length == 0 || send.send((Instant::now() + delay, piece[..length].to_vec())).await.is_err() {
+                return std::io::Result::Ok(());
+            }
+        }
+    };
+    let give = async move {
+        let (mut passed, mut stall, mut free_at) = (0u64, shape.stall, Instant::now());
+        while let Some((due, piece)) = receive.recv().await {
+            if let Some((_, pause)) = stall.take_if(|(after, _)| passed >= after.get()) {
+                free_at = free_at.max(Instant::now()) + Duration::from_micros(pause.get());
+            }
+            tokio::time::sleep_until(due.max(free_at)).await;
+            into.write_all(&piece).await?;
+            passed += piece.len() as u64;
+            let seconds = piece.len() as f64 / shape.rate.get().max(1) as f64;
+            free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(seconds);
+        }
+        into.shutdown().await
+    };
+    tokio::try_join!(take, give)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn data_passes_unchanged_and_no_faster_than_the_rate() {
+        let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = far.local_addr().unwrap().to_string();
+        let near = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = near.local_addr().unwrap();
+        let shape = Shape { rate: ByteCount(256 * 1024), delay: Micros(5_000), stall: None };
+        tokio::spawn(serve(near, to, shape));
+        tokio::spawn(async move {
+            let (mut echo, _) = far.accept().await.unwrap();
+            let (mut read, mut write) = echo.split();
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+        });
+        let sent: Vec<u8> = (0..64 * 1024u32).map(|i| i as u8).collect();
+        let start = Instant::now();
+        let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+        let bytes = sent.clone();
+        tokio::spawn(async move {
+            write.write_all(&bytes).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut back = Vec::new();
+        read.read_to_end(&mut back).await.unwrap();
+        assert_eq!(back, sent);
+        assert!(start.elapsed() >= Duration::from_millis(180), "{:?}", start.elapsed());
+    }
+}
