@@ -6,6 +6,7 @@
 
 mod budget;
 pub mod client;
+mod demo;
 pub mod failure;
 mod files;
 pub mod link;
@@ -32,12 +33,17 @@ struct Cli {
     /// What to log on stderr: error, warn, info, debug, trace, or a filter such as secateur=debug
     #[arg(long, global = true, default_value = "warn", value_name = "FILTER")]
     log: String,
+    /// End when stdin ends: for programs that start this one and must not be survived by it
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// The whole loop on this machine: a coordinator, six devices, budgets, faults
+    Demo(demo::DemoArgs),
     /// Register, list, show and remove models
     Model {
         #[command(flatten)]
@@ -88,6 +94,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    if cli.exit_with_stdin {
+        demo::processes::exit_with_stdin();
+    }
     init_log(&cli.log);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,6 +142,7 @@ fn run(cli: Cli) -> Outcome {
         return output.say(&Cli::command().render_help().to_string());
     };
     match command {
+        Command::Demo(args) => wait_for(demo::main(args, output)),
         Command::Model { at, command } => wait_for(operator::model(command, &at, output)),
         Command::Apply(args) => wait_for(operator::apply(args, output)),
         Command::Device { at, command } => wait_for(operator::device(command, &at, output)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secateur_common::{ByteCount, Micros};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::failure::{OrFail, Outcome};
@@ -48,6 +48,8 @@ pub struct Shape {
 /// Pieces in flight in one direction, at most: bounds the memory at a long delay.
 const IN_FLIGHT: usize = 64;
 const PIECE_BYTES: usize = 16 * 1024;
+/// Data leaves in slices of a twentieth of a second, so that a slow link is slow for few bytes too.
+const SLICES_PER_SECOND: u64 = 20;
 
 /// Runs `secateur link` until it is told to stop; `listening` is told the address.
 ///
@@ -59,7 +61,7 @@ pub async fn main(args: LinkArgs, listening: impl FnOnce(SocketAddr) -> Outcome)
     let listener = TcpListener::bind(&args.listen).await.or_work(&doing, advice)?;
     listening(listener.local_addr().or_work(&doing, advice)?)?;
     let stall = args.stall.map(|time| (args.stall_after, time));
-    let shape = Shape { rate: args.rate, delay: args.delay, stall };
+    let (_fixed, shape) = watch::channel(Shape { rate: args.rate, delay: args.delay, stall });
     tokio::select! {
         () = serve(listener, args.to, shape) => {}
         () = crate::signal::stop() => {}
@@ -67,12 +69,12 @@ pub async fn main(args: LinkArgs, listening: impl FnOnce(SocketAddr) -> Outcome)
     Ok(())
 }
 
-/// Passes each connection of `listener` on to `to`, shaped.
-pub async fn serve(listener: TcpListener, to: String, shape: Shape) {
+/// Passes each connection of `listener` on to `to`, shaped as `shape` says at the time.
+pub async fn serve(listener: TcpListener, to: String, shape: watch::Receiver<Shape>) {
     loop {
         match listener.accept().await {
             Ok((near, peer)) => {
-                let to = to.clone();
+                let (to, shape) = (to.clone(), shape.clone());
                 tokio::spawn(async move {
                     if let Err(error) = join(near, &to, shape).await {
                         tracing::debug!(%peer, %to, %error, "link closed");
@@ -88,12 +90,12 @@ pub async fn serve(listener: TcpListener, to: String, shape: Shape) {
     }
 }
 
-async fn join(near: TcpStream, to: &str, shape: Shape) -> std::io::Result<()> {
+async fn join(near: TcpStream, to: &str, shape: watch::Receiver<Shape>) -> std::io::Result<()> {
     let far = TcpStream::connect(to).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    tokio::try_join!(pass(near_in, far_out, shape), pass(far_in, near_out, shape))?;
+    tokio::try_join!(pass(near_in, far_out, shape.clone()), pass(far_in, near_out, shape))?;
     Ok(())
 }
 
@@ -101,35 +103,49 @@ async fn join(near: TcpStream, to: &str, shape: Shape) -> std::io::Result<()> {
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut into: impl AsyncWrite + Unpin,
-    shape: Shape,
+    shape: watch::Receiver<Shape>,
 ) -> std::io::Result<()> {
     let (send, mut receive) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
-    let delay = Duration::from_micros(shape.delay.get());
+    let delayed = shape.clone();
     let take = async move {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let length = from.read(&mut piece).await?;
-            if length == 0 || send.send((Instant::now() + delay, piece[..length].to_vec())).await.is_err() {
+            let due = Instant::now() + time(delayed.borrow().delay);
+            if length == 0 || send.send((due, piece[..length].to_vec())).await.is_err() {
                 return std::io::Result::Ok(());
             }
         }
     };
     let give = async move {
-        let (mut passed, mut stall, mut free_at) = (0u64, shape.stall, Instant::now());
+        let (mut passed, mut stalled) = (0, false);
         while let Some((due, piece)) = receive.recv().await {
-            if let Some((_, pause)) = stall.take_if(|(after, _)| passed >= after.get()) {
-                free_at = free_at.max(Instant::now()) + Duration::from_micros(pause.get());
+            tokio::time::sleep_until(due).await;
+            let mut rest = &piece[..];
+            while !rest.is_empty() {
+                let Shape { rate, stall, .. } = *shape.borrow();
+                if let Some((after, pause)) = stall.filter(|(after, _)| !stalled && passed >= after.get()) {
+                    tracing::debug!(%after, %pause, "stall");
+                    tokio::time::sleep(time(pause)).await;
+                    stalled = true;
+                }
+                let rate = rate.get().max(1);
+                let slice = (rate / SLICES_PER_SECOND).clamp(1, rest.len() as u64);
+                let (now, later) = rest.split_at(slice as usize);
+                into.write_all(now).await?;
+                tokio::time::sleep(Duration::from_secs_f64(slice as f64 / rate as f64)).await;
+                passed += slice;
+                rest = later;
             }
-            tokio::time::sleep_until(due.max(free_at)).await;
-            into.write_all(&piece).await?;
-            passed += piece.len() as u64;
-            let seconds = piece.len() as f64 / shape.rate.get().max(1) as f64;
-            free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(seconds);
         }
         into.shutdown().await
     };
     tokio::try_join!(take, give)?;
     Ok(())
+}
+
+fn time(micros: Micros) -> Duration {
+    Duration::from_micros(micros.get())
 }
 
 #[cfg(test)]
@@ -143,6 +159,7 @@ mod tests {
         let near = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = near.local_addr().unwrap();
         let shape = Shape { rate: ByteCount(256 * 1024), delay: Micros(5_000), stall: None };
+        let (_fixed, shape) = watch::channel(shape);
         tokio::spawn(serve(near, to, shape));
         tokio::spawn(async move {
             let (mut echo, _) = far.accept().await.unwrap();
