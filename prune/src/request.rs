@@ -1,0 +1,181 @@
+//! What a caller asks for and what it gets: plain data, no numerics.
+
+use std::str::FromStr;
+
+use secateur_common::{Budget, ByteCount, ParseError};
+use secateur_model::{Graph, Tensor};
+
+/// How what goes is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Method {
+    /// Channels (neurons) or weights dropped at random at a rate: the plain baseline.
+    Random,
+    /// Weights, or channels by the root mean square of their weights, under an absolute threshold: the other one.
+    Threshold,
+    /// Smallest norm first: L2 of a channel's weights, relative to its layer's mean; |w| over all layers for weights.
+    Magnitude,
+    /// Least damage to the next layer's output first, by second moments of its inputs (optimal brain surgeon over
+    /// whole channels: Hassibi 1993; Frantar 2022), then a least-squares refit. Needs calibration data.
+    Obs,
+}
+
+impl Method {
+    /// All methods, plainest first.
+    pub const ALL: [Self; 4] = [Self::Random, Self::Threshold, Self::Magnitude, Self::Obs];
+
+    /// The name on command lines and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Threshold => "threshold",
+            Self::Magnitude => "magnitude",
+            Self::Obs => "obs",
+        }
+    }
+
+    /// What is taken where nobody chose: `obs` with calibration data, `magnitude` without.
+    pub fn default_for(calibration: Option<&Tensor>) -> Self {
+        if calibration.is_some() { Self::Obs } else { Self::Magnitude }
+    }
+
+    /// What the method prunes where nobody chose: single weights for `threshold`, channels for the others.
+    pub fn default_structure(self) -> Structure {
+        if self == Self::Threshold { Structure::Weights } else { Structure::Channels }
+    }
+}
+
+impl FromStr for Method {
+    type Err = ParseError;
+
+    /// Reads a name; `structured` stands for `random`, `weight` for `threshold` (the source document's words).
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "random" | "structured" => Ok(Self::Random),
+            "threshold" | "weight" => Ok(Self::Threshold),
+            "magnitude" => Ok(Self::Magnitude),
+            "obs" => Ok(Self::Obs),
+            _ => Err(ParseError::new(
+                "method",
+                text,
+                "random (structured), threshold (weight), magnitude or obs",
+            )),
+        }
+    }
+}
+
+/// What is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Structure {
+    /// Whole channels: tensors get smaller.
+    Channels,
+    /// Single weights: tensors get sparse.
+    Weights,
+}
+
+impl FromStr for Structure {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "channels" | "structured" => Ok(Self::Channels),
+            "weights" | "unstructured" => Ok(Self::Weights),
+            _ => Err(ParseError::new("structure", text, "channels or weights")),
+        }
+    }
+}
+
+/// What to prune, how far, by what.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// How what goes is chosen.
+    pub method: Method,
+    /// What is removed.
+    pub structure: Structure,
+    /// The limits that must hold; `macs`, `model_bytes` and `peak_memory_bytes` are understood.
+    pub budget: Budget,
+    /// The share of each group's channels, or of all weights, to remove (0 to below 1), for `random` and
+    /// `magnitude` where the budget is empty.
+    pub rate: Option<f64>,
+    /// The absolute threshold of `threshold`; the least that meets the budget where it is absent.
+    pub threshold: Option<f32>,
+    /// Seed of `random`, and of the oracle's inputs.
+    pub seed: u64,
+    /// Unlabelled inputs `[N, …]`, as the graph's first input takes them (f32, already scaled).
+    pub calibration: Option<&'a Tensor>,
+}
+
+/// What a family of variants is built from.
+#[derive(Clone, Debug)]
+pub struct LadderOptions<'a> {
+    /// How channels are ordered.
+    pub method: Method,
+    /// Shares of the dense MACs at which a rung is wanted, falling.
+    pub shares: Vec<f64>,
+    /// Seed of `random`, and of the oracle's inputs.
+    pub seed: u64,
+    /// Unlabelled inputs `[N, …]`.
+    pub calibration: Option<&'a Tensor>,
+}
+
+impl<'a> LadderOptions<'a> {
+    /// Six rungs below dense, by the default method.
+    pub fn new(calibration: Option<&'a Tensor>) -> Self {
+        Self {
+            method: Method::default_for(calibration),
+            shares: vec![0.75, 0.50, 0.35, 0.25, 0.15, 0.10],
+            seed: 0,
+            calibration,
+        }
+    }
+}
+
+/// Bytes of a graph as stored (`update::stored_bytes`).
+pub type Sizer<'a> = &'a dyn Fn(&Graph) -> ByteCount;
+
+/// How far a pruning is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// What is being done, for people.
+    pub stage: &'static str,
+    /// Steps of the stage that are done.
+    pub done: usize,
+    /// Steps of the stage.
+    pub total: usize,
+}
+
+/// What is left of one channel group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// The group, by the first weight that produces it.
+    pub group: String,
+    /// Channels kept.
+    pub kept: usize,
+    /// Channels of the dense graph.
+    pub of: usize,
+}
+
+/// A pruned graph.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// The graph, ordinary ONNX with the names of inputs, outputs and weights kept.
+    pub graph: Graph,
+    /// The method that chose.
+    pub method: Method,
+    /// What is left of each group (structured pruning).
+    pub kept: Vec<Kept>,
+    /// The threshold that was used (single weights).
+    pub threshold: Option<f32>,
+}
+
+/// One member of the family.
+#[derive(Clone, Debug)]
+pub struct Rung {
+    /// The graph.
+    pub graph: Graph,
+    /// `dense`, or its share of the dense MACs such as `macs 50%`.
+    pub label: String,
+    /// Its share of the dense MACs, as built.
+    pub share: f64,
+    /// What is left of each group.
+    pub kept: Vec<Kept>,
+}
