@@ -16,7 +16,7 @@ use crate::progress::Progress;
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Coordinator {
     /// The coordinator's operator address
-    #[arg(long, default_value = "127.0.0.1:7071", value_name = "HOST:PORT")]
+    #[arg(long, global = true, default_value = "127.0.0.1:7071", value_name = "HOST:PORT")]
     pub(crate) coordinator: String,
 }
 
