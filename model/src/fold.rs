@@ -1,1 +1,130 @@
-//! fold
+//! Simplifications that leave what a graph computes as it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::eval::{self, Depth};
+use crate::{Graph, Tensor};
+
+/// Replaces nodes that depend on constants only by their results, and drops what is then unused. An initializer that
+/// several values stand for (through `Identity`) becomes a constant of its own for each.
+pub fn constants(graph: &mut Graph) {
+    let nodes = std::mem::take(&mut graph.nodes);
+    let no_values = HashMap::new();
+    for node in nodes {
+        let constant = !node.inputs.is_empty()
+            && !node.op.starts_with("Random")
+            && node.inputs.iter().all(|name| name.is_empty() || graph.initializers.contains_key(name));
+        match constant.then(|| eval::compute(graph, &node, &no_values, Depth::Values)) {
+            Some(Ok(results)) => {
+                let named = node.outputs.iter().zip(results).filter(|(name, _)| !name.is_empty());
+                graph.initializers.extend(named.map(|(name, tensor)| (name.clone(), tensor)));
+            }
+            _ => graph.nodes.push(node),
+        }
+    }
+    unused(graph);
+}
+
+/// Drops nodes and initializers on which no output depends.
+pub fn unused(graph: &mut Graph) {
+    let mut needed: BTreeSet<String> = graph.outputs.iter().map(|output| output.name.clone()).collect();
+    let mut kept: Vec<_> = Vec::new();
+    for node in std::mem::take(&mut graph.nodes).into_iter().rev() {
+        if node.outputs.iter().any(|name| needed.contains(name)) {
+            needed.extend(node.inputs.iter().cloned());
+            kept.push(node);
+        } else if node.attributes.values().any(|value| matches!(value, crate::Attribute::Opaque(_))) {
+            // A subgraph may read values of this graph by name without listing them.
+            needed.extend(node.inputs.iter().cloned());
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    graph.nodes = kept;
+    let opaque =
+        |node: &crate::Node| node.attributes.values().any(|v| matches!(v, crate::Attribute::Opaque(_)));
+    if !graph.nodes.iter().any(opaque) {
+        graph.initializers.retain(|name, _| needed.contains(name));
+    }
+}
+
+/// Folds each `BatchNormalization` that follows a `Conv` or `Gemm` into its weights and bias, where nothing else reads
+/// what lies between and the weights are not shared. The weights keep their names.
+pub fn batch_norms(graph: &mut Graph) {
+    let candidates: Vec<usize> =
+        (0..graph.nodes.len()).filter(|&i| graph.nodes[i].is("BatchNormalization")).collect();
+    let mut removed = BTreeSet::new();
+    for bn in candidates {
+        if let Some((producer, weights, bias)) = folded(graph, bn) {
+            let output = graph.nodes[bn].outputs[0].clone();
+            let node = &mut graph.nodes[producer];
+            let weight_name = node.inputs[1].clone();
+            node.inputs.resize(3, String::new());
+            if node.inputs[2].is_empty()
+                || graph.initializers.get(&node.inputs[2]).is_none_or(|b| b.shape() != bias.shape())
+            {
+                node.inputs[2] = format!("{output}.folded_bias");
+            }
+            let bias_name = node.inputs[2].clone();
+            node.outputs[0] = output;
+            graph.initializers.insert(weight_name, weights);
+            graph.initializers.insert(bias_name, bias);
+            removed.insert(bn);
+        }
+    }
+    let mut index = 0;
+    graph.nodes.retain(|_| {
+        index += 1;
+        !removed.contains(&(index - 1))
+    });
+    unused(graph);
+}
+
+/// The producer of a batch normalisation's input with the weights and bias that take it in.
+fn folded(graph: &Graph, bn: usize) -> Option<(usize, Tensor, Tensor)> {
+    let node = &graph.nodes[bn];
+    if node.int("training_mode", 0) != 0 || node.outputs.iter().skip(1).any(|name| !name.is_empty()) {
+        return None;
+    }
+    let between = node.input(0)?;
+    let producer = *graph.producers().get(between)?;
+    let consumers = graph.consumers();
+    let read_once = |name: &str| consumers.get(name).is_some_and(|readers| readers.len() == 1);
+    if !read_once(between) || graph.outputs.iter().any(|output| output.name == between) {
+        return None;
+    }
+    let source = &graph.nodes[producer];
+    let weight_name = source.input(1)?;
+    let gemm = source.is("Gemm") && source.float("alpha", 1.0) == 1.0 && source.float("beta", 1.0) == 1.0;
+    if !(source.is("Conv") || gemm)
+        || !read_once(weight_name)
+        || source.input(2).is_some_and(|b| !read_once(b))
+    {
+        return None;
+    }
+    let parameters: BTreeMap<usize, &[f32]> =
+        (1..5).filter_map(|i| Some((i, graph.initializers.get(node.input(i)?)?.as_f32()?))).collect();
+    let [scale, shift, mean, variance] = [1, 2, 3, 4].map(|i| parameters.get(&i).copied());
+    let (scale, shift, mean, variance) = (scale?, shift?, mean?, variance?);
+    let epsilon = node.float("epsilon", 1e-5);
+    let factors: Vec<f32> = scale.iter().zip(variance).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
+
+    let mut weights = graph.initializers.get(weight_name)?.clone();
+    // Output channels lie along axis 0, but along axis 1 for a Gemm that is not transposed.
+    let axis = usize::from(gemm && source.int("transB", 0) == 0);
+    let channels = *weights.shape().get(axis)?;
+    if [factors.len(), shift.len(), mean.len()].iter().any(|&length| length != channels) {
+        return None;
+    }
+    let inner: usize = weights.shape()[axis + 1..].iter().product();
+    for (index, value) in weights.as_f32_mut()?.iter_mut().enumerate() {
+        *value *= factors[index / inner % channels];
+    }
+    let old = match source.input(2) {
+        Some(name) => graph.initializers.get(name)?.as_f32()?.to_vec(),
+        None => vec![0.0; channels],
+    };
+    let old = if old.len() == channels { old } else { vec![*old.first()?; channels] };
+    let bias = (0..channels).map(|c| (old[c] - mean[c]) * factors[c] + shift[c]).collect();
+    Some((producer, weights, Tensor::f32([channels], bias).ok()?))
+}

@@ -64,7 +64,7 @@ pub enum TensorError {
 ///
 /// # Errors
 /// [`TensorError::TooLarge`].
-pub fn element_count(shape: &[usize]) -> Result<usize, TensorError> {
+pub(crate) fn element_count(shape: &[usize]) -> Result<usize, TensorError> {
     let too_large =
         || TensorError::TooLarge { shape: shape.iter().take(caps::TENSOR_RANK).copied().collect() };
     if shape.len() > caps::TENSOR_RANK {
@@ -181,6 +181,72 @@ impl Tensor {
             TensorData::I64(values) => values.len() * 8,
             TensorData::Other(_, bytes) => bytes.len(),
         }
+    }
+
+    /// `parts` joined along `axis`; their other axes are equal.
+    ///
+    /// # Errors
+    /// Where the parts do not fit each other, or the result is over a cap.
+    pub fn concatenated(parts: &[&Self], axis: usize) -> Result<Self, TensorError> {
+        let first = parts.first().ok_or(TensorError::TooLarge { shape: Vec::new() })?;
+        let mut shape = first.shape.clone();
+        shape[axis] = parts.iter().map(|part| part.shape[axis]).fold(0, usize::saturating_add);
+        element_count(&shape)?;
+        let outer: usize = shape[..axis].iter().product();
+        fn join<T: Copy>(outer: usize, parts: &[&[T]]) -> Vec<T> {
+            let mut joined = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+            for o in 0..outer {
+                for part in parts {
+                    let length = part.len() / outer;
+                    joined.extend_from_slice(&part[o * length..(o + 1) * length]);
+                }
+            }
+            joined
+        }
+        let mismatch = || TensorError::WrongLength { shape: shape.clone(), found: 0 };
+        let data = match &first.data {
+            TensorData::F32(_) => {
+                let slices: Option<Vec<_>> = parts.iter().map(|part| part.as_f32()).collect();
+                TensorData::F32(Arc::new(join(outer, &slices.ok_or_else(mismatch)?)))
+            }
+            TensorData::I64(_) => {
+                let slices: Option<Vec<_>> = parts.iter().map(|part| part.as_i64()).collect();
+                TensorData::I64(Arc::new(join(outer, &slices.ok_or_else(mismatch)?)))
+            }
+            TensorData::Other(dtype, _) => {
+                let bytes = |part: &&Self| match &part.data {
+                    TensorData::Other(other, bytes) if other == dtype => Some(bytes.clone()),
+                    _ => None,
+                };
+                let owned: Vec<_> = parts.iter().map(bytes).collect::<Option<_>>().ok_or_else(mismatch)?;
+                let slices: Vec<&[u8]> = owned.iter().map(|bytes| bytes.as_slice()).collect();
+                TensorData::Other(*dtype, Arc::new(join(outer, &slices)))
+            }
+        };
+        Self::new(shape, data)
+    }
+
+    /// The elements at `indices` (into the row-major order), under a new shape.
+    ///
+    /// # Panics
+    /// Where an index is out of range, or there are not as many as the shape asks for.
+    #[must_use]
+    pub fn picked(&self, shape: Vec<usize>, indices: &[usize]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), indices.len(), "as many indices as the shape asks for");
+        let data = match &self.data {
+            TensorData::F32(values) => {
+                TensorData::F32(Arc::new(indices.iter().map(|&i| values[i]).collect()))
+            }
+            TensorData::I64(values) => {
+                TensorData::I64(Arc::new(indices.iter().map(|&i| values[i]).collect()))
+            }
+            TensorData::Other(dtype, bytes) => {
+                let size = dtype.size().unwrap_or(1);
+                let element = |&i: &usize| &bytes[i * size..(i + 1) * size];
+                TensorData::Other(*dtype, Arc::new(indices.iter().flat_map(element).copied().collect()))
+            }
+        };
+        Self { shape, data }
     }
 
     /// The indices `keep` along `axis`, in that order (ONNX `Gather` with a constant index).

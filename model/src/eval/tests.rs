@@ -1,0 +1,158 @@
+//! Kernels against naive ones, and what hostile graphs meet.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use secateur_common::probe_input;
+
+use super::*;
+use crate::{Attribute, Dim, OpSet, ValueInfo};
+
+/// A graph of one node with `inputs` as its run-time inputs.
+fn single(op: &str, attributes: &[(&str, Attribute)], inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    let names: Vec<String> = (0..inputs.len()).map(|i| format!("x{i}")).collect();
+    let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let node = Node {
+        op: op.into(),
+        inputs: names,
+        outputs: vec!["y0".into(), "y1".into()],
+        attributes: attributes.collect(),
+        ..Node::default()
+    };
+    let call =
+        Call { node: &node, inputs: inputs.iter().map(Some).collect(), opset: 17, depth: Depth::Values };
+    apply(&call).map_err(|fault| match fault {
+        Fault::Unknown => "unknown".to_owned(),
+        Fault::Problem(problem) => problem,
+    })
+}
+
+fn floats(seed: u64, shape: &[usize]) -> Tensor {
+    let values = probe_input(seed, shape.iter().product()).into_iter().map(|x| x - 0.5).collect();
+    Tensor::f32(shape, values).unwrap()
+}
+
+/// Convolution as it is defined, one output at a time.
+fn naive_conv(x: &Tensor, w: &Tensor, stride: usize, pad: usize, dilation: usize, groups: usize) -> Tensor {
+    let (&[n, c, h, wd], &[m, cg, kh, kw]) = (x.shape(), w.shape()) else { unreachable!() };
+    let out = |i: usize, k: usize| (i + 2 * pad - ((k - 1) * dilation + 1)) / stride + 1;
+    let (oh, ow) = (out(h, kh), out(wd, kw));
+    let (xs, ws) = (x.as_f32().unwrap(), w.as_f32().unwrap());
+    let mut y = Vec::new();
+    for b in 0..n {
+        for o in 0..m {
+            let first = o / (m / groups) * cg;
+            for p in 0..oh * ow {
+                let (oy, ox) = (p / ow, p % ow);
+                let mut sum = 0.0f64;
+                for (i, ky, kx) in (0..cg).flat_map(|i| (0..kh * kw).map(move |k| (i, k / kw, k % kw))) {
+                    let (iy, ix) = (oy * stride + ky * dilation, ox * stride + kx * dilation);
+                    if iy >= pad && ix >= pad && iy - pad < h && ix - pad < wd {
+                        let at = ((b * c + first + i) * h + iy - pad) * wd + ix - pad;
+                        sum += f64::from(xs[at]) * f64::from(ws[((o * cg + i) * kh + ky) * kw + kx]);
+                    }
+                }
+                y.push(sum as f32);
+            }
+        }
+    }
+    Tensor::f32([n, m, oh, ow], y).unwrap()
+}
+
+fn close(a: &Tensor, b: &Tensor) -> bool {
+    let pairs = a.as_f32().unwrap().iter().zip(b.as_f32().unwrap());
+    a.shape() == b.shape() && pairs.into_iter().all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn convolution_is_the_naive_one(
+        (n, per_group, outputs, groups) in (1usize..3, 1usize..4, 1usize..4, 1usize..4),
+        (h, w, k) in (3usize..9, 3usize..9, 1usize..4),
+        (stride, pad, dilation) in (1usize..3, 0usize..3, 1usize..3),
+        seed in any::<u64>(),
+    ) {
+        prop_assume!(h + 2 * pad > (k - 1) * dilation && w + 2 * pad > (k - 1) * dilation);
+        let x = floats(seed, &[n, per_group * groups, h, w]);
+        let weights = floats(!seed, &[outputs * groups, per_group, k, k]);
+        let list = |value: usize, count: usize| Attribute::Ints(vec![value as i64; count]);
+        let attributes = [
+            ("strides", list(stride, 2)),
+            ("pads", list(pad, 4)),
+            ("dilations", list(dilation, 2)),
+            ("group", Attribute::Int(groups as i64)),
+        ];
+        let y = single("Conv", &attributes, &[x.clone(), weights.clone()]).unwrap();
+        prop_assert!(close(&y[0], &naive_conv(&x, &weights, stride, pad, dilation, groups)));
+    }
+
+    #[test]
+    fn broadcasting_is_numpys(a in prop::collection::vec(1usize..4, 0..4), mask in any::<[bool; 4]>(), drop in 0usize..4) {
+        let b: Vec<usize> = a.iter().zip(mask).map(|(&dim, keep)| if keep { dim } else { 1 }).skip(drop.min(a.len())).collect();
+        let (x, z) = (floats(1, &a), floats(2, &b));
+        let sum = single("Add", &[], &[x.clone(), z.clone()]).unwrap();
+        let (left, right) = (elementwise::broadcast_indices(&a, &a), elementwise::broadcast_indices(&a, &b));
+        let expected: Vec<f32> = left.iter().zip(&right).map(|(&i, &j)| x.as_f32().unwrap()[i] + z.as_f32().unwrap()[j]).collect();
+        prop_assert_eq!(sum[0].as_f32().unwrap(), &expected[..]);
+        prop_assert!(close(&single("Add", &[], &[z, x]).unwrap()[0], &sum[0]));
+    }
+
+    #[test]
+    fn no_attribute_makes_a_kernel_panic(
+        op in prop::sample::select(vec![
+            "Conv", "MaxPool", "AveragePool", "Slice", "Pad", "Reshape", "Split", "Gather", "Transpose", "Concat",
+            "Squeeze", "Unsqueeze", "Tile", "Resize", "Softmax", "ReduceMean", "Flatten", "DepthToSpace", "Range",
+            "Expand", "ConstantOfShape", "Gemm", "MatMul", "GroupNormalization", "LayerNormalization", "ArgMax",
+        ]),
+        ints in prop::collection::vec(prop::sample::select(vec![i64::MIN, -3, -1, 0, 1, 2, 3, 7, 1 << 40, i64::MAX]), 0..5),
+        shape in prop::collection::vec(0usize..4, 0..5),
+        names in prop::sample::subsequence(
+            vec!["strides", "pads", "dilations", "kernel_shape", "axes", "axis", "starts", "ends", "steps", "perm",
+                 "split", "group", "shape", "blocksize", "num_groups", "mode"], 0..6),
+    ) {
+        let attributes: Vec<_> = names.iter().map(|&name| match name {
+            "axis" | "group" | "blocksize" | "num_groups" => (name, Attribute::Int(ints.first().copied().unwrap_or(5))),
+            _ => (name, Attribute::Ints(ints.clone())),
+        }).collect();
+        let list = Tensor::i64([ints.len()], ints.clone()).unwrap();
+        let _ = single(op, &attributes, &[floats(3, &shape), floats(4, &shape), floats(5, &[2])]);
+        let _ = single(op, &attributes, &[floats(3, &shape), list.clone(), list.clone(), list.clone(), list.clone()]);
+        let _ = single(op, &attributes, &[list.clone(), list.clone(), list]);
+    }
+}
+
+#[test]
+fn any_value_can_be_fetched_and_a_missing_one_is_named() {
+    let value = |name: &str| ValueInfo {
+        name: name.into(),
+        dtype: 1,
+        shape: Some(vec![Dim::Symbol("N".into()), Dim::Fixed(2)]),
+    };
+    let node = |op: &str, input: &str, output: &str| Node {
+        op: op.into(),
+        inputs: vec![input.into()],
+        outputs: vec![output.into()],
+        ..Node::default()
+    };
+    let graph = Graph {
+        opsets: vec![OpSet { domain: String::new(), version: 17 }],
+        inputs: vec![value("x")],
+        outputs: vec![value("z")],
+        nodes: vec![node("Relu", "x", "y"), node("Neg", "y", "z"), node("Frobnicate", "x", "w")],
+        initializers: BTreeMap::new(),
+        ..Graph::default()
+    };
+    let x = Tensor::f32([1, 2], vec![-1.0, 2.0]).unwrap();
+    let values = run(&graph, &[("x", &x)], &["y", "z"]).unwrap();
+    assert_eq!(values["y"].as_f32().unwrap(), [0.0, 2.0]);
+    assert_eq!(values["z"].as_f32().unwrap(), [0.0, -2.0]);
+    assert!(matches!(run(&graph, &[], &["z"]), Err(EvalError::MissingInput(name)) if name == "x"));
+    assert!(matches!(run(&graph, &[("x", &x)], &["q"]), Err(EvalError::UnknownValue(name)) if name == "q"));
+    let unknown = run(&graph, &[("x", &x)], &["w"]);
+    assert!(matches!(unknown, Err(EvalError::UnknownOperator { op, .. }) if op == "Frobnicate"));
+    let shapes = crate::shape::infer(&graph, 3).unwrap();
+    assert_eq!(shapes["z"], [3, 2]);
+    assert!(!shapes.contains_key("w"));
+}

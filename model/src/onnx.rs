@@ -1,1 +1,0 @@
-//! ONNX files: read into a [`Graph`](crate::Graph) and written from one.
