@@ -1,0 +1,74 @@
+//! Accuracy on labelled data, and the time of single inferences.
+
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use secateur_common::{Accuracy, LatencySummary, Micros, probe_input};
+
+use crate::{Dataset, EngineError, Session};
+
+/// Counts right answers: the largest output is the answer. `progress` is told done and total.
+///
+/// # Errors
+/// Where the data do not fit the model or have no labels.
+pub fn evaluate(
+    session: &Session,
+    data: &Dataset,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Accuracy, EngineError> {
+    let labels = data.labels().ok_or(EngineError::NoLabels)?;
+    let (expected, found) = (&session.input_shape()[1..], data.sample_shape());
+    if expected != found {
+        return Err(EngineError::WrongShape { expected: expected.to_vec(), found: found.to_vec() });
+    }
+    let mut correct = 0;
+    for (index, &label) in labels.iter().enumerate() {
+        let output = session.run(data.sample(index))?;
+        let class = usize::try_from(label).ok().filter(|&class| class < output.len());
+        let class = class.ok_or(EngineError::BadLabel(label))?;
+        let answer = output.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(index, _)| index);
+        correct += u64::from(answer == Some(class));
+        progress(index + 1, labels.len());
+    }
+    Ok(Accuracy { samples: labels.len() as u64, correct })
+}
+
+/// Times `runs` inferences of one input, after a tenth as many to warm up.
+///
+/// # Errors
+/// Where an inference fails.
+pub fn bench(session: &Session, runs: usize) -> Result<LatencySummary, EngineError> {
+    let input = probe_input(0, session.input_shape().iter().product());
+    for _ in 0..runs / 10 {
+        session.run(&input)?;
+    }
+    let mut histogram = Histogram::<u64>::new(3).map_err(|error| EngineError::Tract(error.to_string()))?;
+    for _ in 0..runs {
+        let start = Instant::now();
+        session.run(&input)?;
+        histogram.saturating_record(start.elapsed().as_micros() as u64);
+    }
+    let at = |quantile| Micros(histogram.value_at_quantile(quantile));
+    Ok(LatencySummary { count: histogram.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99) })
+}
+
+#[cfg(test)]
+mod tests {
+    use secateur_model::onnx;
+
+    use super::*;
+
+    #[test]
+    fn the_example_answers_as_it_was_trained_to() {
+        let graph = onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap();
+        let data = Dataset::from_npz(include_bytes!("../../examples/validation.npz")).unwrap();
+        let session = Session::load(&graph).unwrap();
+        let accuracy = evaluate(&session, &data, |_, _| {}).unwrap();
+        assert_eq!(accuracy, Accuracy { samples: 800, correct: 726 });
+        let unlabelled = Dataset::from_npz(include_bytes!("../../examples/calibration.npz")).unwrap();
+        assert!(matches!(evaluate(&session, &unlabelled, |_, _| {}), Err(EngineError::NoLabels)));
+        assert!(matches!(session.run(&[0.0; 3]), Err(EngineError::WrongInput { expected: 784, found: 3 })));
+        let latency = bench(&session, 20).unwrap();
+        assert!(latency.count == 20 && latency.p50 <= latency.p95 && latency.p95 <= latency.p99);
+    }
+}
