@@ -1,17 +1,23 @@
-//! Prunes a graph to budgets without labels: scores, statistics, refit, allocation, the ladder.
+//! Prunes a graph to budgets: orders, allocation, masks, the ladder.
 //!
 //! Architecture invariant: nothing here does I/O, reads a clock or draws randomness (seeds are arguments); nothing
 //! here knows devices, plans or the update format (what a variant weighs as stored comes from a `sizer`).
 //! Nothing leaves before the oracle has held: masked at the consumers ≡ physically cut, on random inputs.
 #![forbid(unsafe_code)]
 
+mod channels;
 mod error;
+mod measure;
+mod oracle;
+mod order;
+mod random;
 mod request;
+mod weights;
 
 pub use error::PruneError;
 pub use request::{Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, Sizer, Structure};
 
-use secateur_model::Graph;
+use secateur_model::{Graph, Tensor};
 
 /// Prunes `dense` so that every limit of the request's budget holds.
 ///
@@ -19,12 +25,17 @@ use secateur_model::Graph;
 /// [`PruneError`]: nothing prunable, bad weights or calibration data, or a budget that cannot be met: then the
 /// binding metric and the smallest value that can be reached are named.
 pub fn prune(
-    _dense: &Graph,
-    _request: &Request<'_>,
-    _sizer: Sizer<'_>,
-    _progress: &mut dyn FnMut(Progress),
+    dense: &Graph,
+    request: &Request<'_>,
+    sizer: Sizer<'_>,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    Err(PruneError::NothingPrunable { reasons: "not yet written".into() })
+    check(dense, request.calibration, request.method)?;
+    measure::supported(&request.budget)?;
+    match request.structure {
+        Structure::Channels => channels::prune(dense, request, sizer, progress),
+        Structure::Weights => weights::prune(dense, request, sizer, progress),
+    }
 }
 
 /// The nested family of `dense`: dense first, then one rung for each share of the options that can be reached.
@@ -32,9 +43,28 @@ pub fn prune(
 /// # Errors
 /// As [`prune`].
 pub fn ladder(
-    _dense: &Graph,
-    _options: &LadderOptions<'_>,
-    _progress: &mut dyn FnMut(Progress),
+    dense: &Graph,
+    options: &LadderOptions<'_>,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Rung>, PruneError> {
-    Err(PruneError::NothingPrunable { reasons: "not yet written".into() })
+    check(dense, options.calibration, options.method)?;
+    channels::ladder(dense, options, progress)
+}
+
+/// Refuses what would put numbers that are none into a variant.
+fn check(dense: &Graph, calibration: Option<&Tensor>, method: Method) -> Result<(), PruneError> {
+    let finite = |tensor: &Tensor| tensor.as_f32().is_none_or(|values| values.iter().all(|v| v.is_finite()));
+    if let Some((name, _)) = dense.initializers.iter().find(|(_, tensor)| !finite(tensor)) {
+        return Err(PruneError::NonFiniteWeight { tensor: name.clone() });
+    }
+    let bad = |problem: &str| Err(PruneError::BadCalibration { problem: problem.into() });
+    match calibration {
+        None if method == Method::Obs => Err(PruneError::NeedsCalibration),
+        _ if method == Method::Obs => Err(PruneError::UnsupportedMethod(method.name())),
+        None => Ok(()),
+        Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats"),
+        Some(data) if data.is_empty() => bad("is empty"),
+        Some(data) if !finite(data) => bad("holds a value that is no finite number"),
+        Some(_) => Ok(()),
+    }
 }

@@ -33,9 +33,9 @@ impl Method {
         }
     }
 
-    /// What is taken where nobody chose: `obs` with calibration data, `magnitude` without.
-    pub fn default_for(calibration: Option<&Tensor>) -> Self {
-        if calibration.is_some() { Self::Obs } else { Self::Magnitude }
+    /// What is taken where nobody chose. With calibration data this becomes `obs` once that is there.
+    pub fn default_for(_calibration: Option<&Tensor>) -> Self {
+        Self::Magnitude
     }
 
     /// What the method prunes where nobody chose: single weights for `threshold`, channels for the others.

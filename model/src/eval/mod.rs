@@ -224,6 +224,11 @@ fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     Err(Fault::Unknown)
 }
 
+/// Moves elements about without changing them (reshape, transpose, concat, slice, …), as [`layout`] does for values.
+pub(crate) fn rearrange(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
+    layout::apply(call)
+}
+
 /// A zero tensor within the caps.
 pub(crate) fn zeros(shape: Vec<usize>) -> Result<Tensor, Fault> {
     let count = zeros_count(&shape)?;

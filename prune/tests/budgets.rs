@@ -1,0 +1,81 @@
+//! Every budget is met, or refused with the metric that binds.
+
+#![allow(clippy::unwrap_used)]
+
+use secateur_common::{Budget, ByteCount, Metric};
+use secateur_model::{Graph, Tensor, cost, onnx};
+use secateur_prune::{LadderOptions, Method, PruneError, Request, Structure, ladder, prune};
+
+fn lenet5() -> Graph {
+    onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap()
+}
+
+fn request(method: Method, structure: Structure, budget: Budget) -> Request<'static> {
+    Request { method, structure, budget, rate: None, threshold: None, seed: 7, calibration: None }
+}
+
+fn bytes(graph: &Graph) -> ByteCount {
+    ByteCount(graph.initializers.values().map(|t| t.byte_len() as u64).sum())
+}
+
+#[test]
+fn every_method_meets_several_budgets_at_once() {
+    let dense = lenet5();
+    let budget = Budget::default().with(Metric::Macs, 1.2e6).with(Metric::ModelBytes, 600_000.0);
+    for method in [Method::Random, Method::Magnitude, Method::Threshold] {
+        let pruned =
+            prune(&dense, &request(method, Structure::Channels, budget.clone()), &bytes, &mut |_| ())
+                .unwrap();
+        let cost = cost::analyse(&pruned.graph).unwrap().cost(bytes(&pruned.graph));
+        assert_eq!(budget.violations(|metric| cost.metric(metric)), [], "{method:?}");
+        assert!(pruned.kept.iter().all(|group| group.kept >= 1));
+    }
+}
+
+#[test]
+fn an_impossible_budget_is_named() {
+    let budget = Budget::default().with(Metric::Macs, 1e9).with(Metric::ModelBytes, 10.0);
+    let refused =
+        prune(&lenet5(), &request(Method::Magnitude, Structure::Channels, budget), &bytes, &mut |_| ());
+    match refused.unwrap_err() {
+        PruneError::Infeasible { metric: Metric::ModelBytes, smallest, .. } => assert!(smallest > 10.0),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn weights_under_the_threshold_are_zero_and_no_others() {
+    let dense = lenet5();
+    let mut asked = request(Method::Threshold, Structure::Weights, Budget::default());
+    asked.threshold = Some(0.02);
+    let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
+    for (name, before) in dense.initializers.iter().filter(|(_, t)| t.shape().len() > 1) {
+        let Some((before, after)) = before.as_f32().zip(pruned.graph.initializers[name].as_f32()) else {
+            continue;
+        };
+        assert!(before.iter().zip(after).all(|(b, a)| *a == if b.abs() < 0.02 { 0.0 } else { *b }), "{name}");
+    }
+}
+
+#[test]
+fn the_ladder_is_nested_and_falls() {
+    let options = LadderOptions { method: Method::Magnitude, ..LadderOptions::new(None) };
+    let rungs = ladder(&lenet5(), &options, &mut |_| ()).unwrap();
+    assert_eq!(rungs.len(), 7);
+    for pair in rungs.windows(2) {
+        assert!(pair[0].share > pair[1].share);
+        assert!(pair[0].kept.iter().zip(&pair[1].kept).all(|(a, b)| a.kept >= b.kept));
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_refused() {
+    let mut broken = lenet5();
+    let name =
+        broken.initializers.iter().find(|(_, t)| t.as_f32().is_some()).map(|(n, _)| n.clone()).unwrap();
+    broken.initializers.get_mut(&name).and_then(Tensor::as_f32_mut).unwrap()[0] = f32::NAN;
+    let budget = Budget::default().with(Metric::Macs, 1e6);
+    let refused =
+        prune(&broken, &request(Method::Magnitude, Structure::Channels, budget), &bytes, &mut |_| ());
+    assert!(matches!(refused, Err(PruneError::NonFiniteWeight { .. })));
+}
