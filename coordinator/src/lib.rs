@@ -1,1 +1,23 @@
-//! coordinator
+//! The program in the cloud: keeps models and ladders, devices and their reports, plans, and ships updates.
+//!
+//! `grpc` hears and answers; `inventory` and `catalog` are what is known; `rollout` asks the planner and carries out what
+//! it says; `store` makes all of it durable before anyone is told.
+//!
+//! Architecture invariant: nothing matters that is only in memory; the executor makes no choices; wire types stop at
+//! `grpc`, disk types at `store`.
+#![forbid(unsafe_code)]
+
+mod catalog;
+pub mod cli;
+mod config;
+mod error;
+mod grpc;
+mod inventory;
+mod rollout;
+mod shared;
+pub mod store;
+mod updates;
+
+pub use config::Config;
+pub use error::CoordinatorError;
+pub use grpc::{Running, start};

@@ -1,74 +1,66 @@
-//! Why a device is to run what it is to run.
+//! Why a device has what it has.
 
 use std::fmt;
 
-use secateur_common::{Metric, Violation};
+use secateur_common::{Metric, ModelName, Name, Violation};
+use serde::{Deserialize, Serialize};
 
-/// A typed reason; its text is for operators.
-#[derive(Clone, PartialEq, Debug)]
+/// The reason of one assignment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// No group's selector matches.
+    /// No group's selector matches the device.
     NoGroup,
-    /// The group's model is not registered.
-    NoModel,
-    /// A limit is relative to what the dense model takes on the device, which has to be measured first.
-    MeasureDense {
-        /// The metric.
-        metric: Metric,
-    },
-    /// The device's first variant.
+    /// The group's model is not registered, or not ready.
+    NoModel(ModelName),
+    /// The device's first variant: the least pruned rung that fits.
     First,
-    /// What runs fits.
+    /// What it has still fits.
     Kept,
-    /// A budget changed, and what ran breaks it.
-    Budget {
-        /// The limit it breaks.
-        violation: Violation,
-    },
-    /// What ran was measured to break a limit.
-    Measured {
-        /// The limit it breaks.
-        violation: Violation,
-    },
-    /// A denser variant fits now.
-    Denser,
-    /// No variant fits.
+    /// What it had broke a limit, as measured or computed.
+    Moved(Violation),
+    /// What it had fits, but a better rung does as well.
+    Improved,
+    /// The group, its model or its budget changed.
+    BudgetChanged(Name),
+    /// A limit is relative to the dense model, which the device must measure first.
+    AwaitingDense(Metric),
+    /// A rung that fits is being pruned.
+    AwaitingRung(Violation),
+    /// No rung fits, and none can be made; the device keeps what it has.
     Infeasible {
-        /// The binding limit's metric.
-        metric: Metric,
-        /// The limit.
-        limit: f64,
-        /// What comes nearest to it.
-        nearest: f64,
+        /// The limit that binds, with the best that was found.
+        binding: Violation,
     },
 }
 
 impl Reason {
-    /// Whether a measurement or a changed budget asked for other pruning.
+    /// Whether this reason is a move that a measurement or a changed budget caused.
     pub fn is_reprune(&self) -> bool {
-        matches!(self, Self::Budget { .. } | Self::Measured { .. } | Self::Denser)
+        matches!(self, Self::Moved(_) | Self::BudgetChanged(_))
     }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoGroup => f.write_str("no group's selector matches this device"),
-            Self::NoModel => f.write_str("the group's model is not registered"),
-            Self::MeasureDense { metric } => {
-                write!(f, "{metric} is relative: the dense model is measured first")
-            }
-            Self::First => f.write_str("first variant: the densest that fits"),
+            Self::NoGroup => f.write_str("no group matches the device's labels"),
+            Self::NoModel(model) => write!(f, "model {model} is not registered"),
+            Self::First => f.write_str("first: the least pruned rung that fits"),
             Self::Kept => f.write_str("kept: it fits"),
-            Self::Budget { violation } => write!(f, "moved: the budget changed, {violation}"),
-            Self::Measured { violation } => write!(f, "moved: measured {violation}"),
-            Self::Denser => f.write_str("moved: a denser variant fits"),
-            Self::Infeasible { metric, limit, nearest } => write!(
-                f,
-                "infeasible: {metric} {} cannot be kept, the nearest is {}",
-                metric.show(*limit),
-                metric.show(*nearest)
-            ),
+            Self::Moved(violation) => write!(f, "moved: {violation}"),
+            Self::Improved => f.write_str("moved up: a less pruned rung fits too"),
+            Self::BudgetChanged(group) => write!(f, "moved: the budget of group {group} changed"),
+            Self::AwaitingDense(metric) => {
+                write!(f, "waiting: {metric} is relative to the dense model, which is measured first")
+            }
+            Self::AwaitingRung(violation) => write!(f, "waiting: a rung is being pruned, {violation}"),
+            Self::Infeasible { binding } => {
+                let metric = binding.metric;
+                let word = if metric == Metric::AccuracyMin { "lower" } else { "raise" };
+                write!(f, "infeasible: {binding}; {word} it to {} or more", metric.show(binding.actual))?;
+                if metric == Metric::AccuracyMin { f.write_str(" (or loosen another limit)") } else { Ok(()) }
+            }
         }
     }
 }

@@ -1,0 +1,90 @@
+//! The coordinator's configuration, TOML. Unknown keys are refused.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// What a coordinator is told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where agents dial; port 0 takes a free one.
+    #[serde(default = "default_fleet")]
+    pub fleet: SocketAddr,
+    /// Where operators dial. There is no authentication yet: keep it on loopback or a private network.
+    #[serde(default = "default_operator")]
+    pub operator: SocketAddr,
+    /// The folder of the store.
+    pub data: PathBuf,
+    /// What an agent must know to join the fleet.
+    pub join_token: String,
+    /// Seconds between heartbeats on an idle stream.
+    #[serde(default = "default_heartbeat_s")]
+    pub heartbeat_s: u64,
+    /// Normalised mean squared error that publishing a variant may add to a tensor; 0 keeps every bit.
+    #[serde(default = "default_max_nmse")]
+    pub max_nmse: f64,
+    /// Shares of the dense MACs at which a ladder has its rungs, falling.
+    #[serde(default = "default_ladder")]
+    pub ladder: Vec<f64>,
+}
+
+fn default_fleet() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 7070).into()
+}
+
+fn default_operator() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 7071).into()
+}
+
+fn default_heartbeat_s() -> u64 {
+    20
+}
+
+fn default_max_nmse() -> f64 {
+    1e-3
+}
+
+fn default_ladder() -> Vec<f64> {
+    vec![0.75, 0.5, 0.35, 0.25, 0.15, 0.1]
+}
+
+impl Config {
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// Names the key and what it must be.
+    pub fn check(&self) -> Result<(), String> {
+        if self.join_token.is_empty() {
+            return Err("`join_token` is empty: choose a secret that the agents know".into());
+        }
+        if !(0.0..=0.1).contains(&self.max_nmse) {
+            return Err(format!("`max_nmse` is {}: give 0 to 0.1", self.max_nmse));
+        }
+        if self.heartbeat_s == 0 || self.heartbeat_s > 3600 {
+            return Err(format!("`heartbeat_s` is {}: give 1 to 3600", self.heartbeat_s));
+        }
+        let falling = self.ladder.windows(2).all(|pair| pair[0] > pair[1]);
+        if !falling || self.ladder.len() > 32 || self.ladder.iter().any(|share| !(0.0..1.0).contains(share)) {
+            return Err("`ladder` must be at most 32 falling shares between 0 and 1".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_refused() {
+        let text = "data = 'd'\njoin_token = 't'\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert!(config.check().is_ok() && config.operator.ip().is_loopback());
+        assert!(toml::from_str::<Config>(&format!("{text}colour = 'red'")).is_err());
+        for bad in ["max_nmse = 2.0", "heartbeat_s = 0", "ladder = [0.5, 0.7]"] {
+            assert!(toml::from_str::<Config>(&format!("{text}{bad}")).unwrap().check().is_err(), "{bad}");
+        }
+    }
+}

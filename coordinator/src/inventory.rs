@@ -1,0 +1,125 @@
+//! Devices as they were last heard: what they hold, run and measured.
+
+use secateur_common::{ByteCount, Generation, Heard, Labels, Metric, Name, Report, VariantId, caps};
+use secateur_plan::{Assignment, DeviceView, Ladder, Measurement};
+use serde::{Deserialize, Serialize};
+
+/// Variants of which a device's measurements are kept.
+const MEASURED: usize = 16;
+/// Lines of history kept a device.
+const HISTORY: usize = 20;
+
+/// One device.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct DeviceRecord {
+    /// Its name, for people.
+    pub(crate) name: Name,
+    /// What the planner sees.
+    pub(crate) view: DeviceView,
+    /// Variants it holds: any of them may be a delta's base.
+    pub(crate) held: Vec<VariantId>,
+    /// What it runs, and since which generation.
+    pub(crate) active: Option<(VariantId, Generation)>,
+    /// The newest generation it accepted.
+    pub(crate) accepted: Generation,
+    /// Its newest report.
+    pub(crate) newest: Option<Heard>,
+    /// The update that led to what it runs.
+    pub(crate) shipped: Option<Shipped>,
+    /// All update bytes that it was served.
+    pub(crate) served: ByteCount,
+    /// When it was last heard, seconds since the Unix epoch.
+    pub(crate) heard_unix_s: u64,
+    /// Its last moves and failures, newest first.
+    pub(crate) history: Vec<String>,
+}
+
+/// An update that a device activated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Shipped {
+    pub(crate) variant: VariantId,
+    /// As received, repeats after a cut included.
+    pub(crate) bytes: ByteCount,
+    pub(crate) delta: bool,
+}
+
+impl DeviceRecord {
+    pub(crate) fn new(name: Name, view: DeviceView) -> Self {
+        Self {
+            name,
+            view,
+            held: Vec::new(),
+            active: None,
+            accepted: Generation(0),
+            newest: None,
+            shipped: None,
+            served: ByteCount(0),
+            heard_unix_s: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// What the device said when it connected.
+    pub(crate) fn hello(&mut self, name: Name, labels: Labels, held: Vec<VariantId>, active: Option<(VariantId, Generation)>, accepted: Generation) {
+        (self.name, self.view.labels) = (name, labels);
+        (self.held, self.active, self.accepted) = (held, active, accepted);
+    }
+
+    /// Takes in a report; one that was heard before is passed over.
+    pub(crate) fn report(&mut self, report: Report, at_unix_s: u64) -> bool {
+        if self.newest.as_ref().is_some_and(|newest| report.sequence <= newest.report.sequence) {
+            return false;
+        }
+        let measured = &mut self.view.measured;
+        let index = measured.iter().position(|(variant, _)| *variant == report.variant).unwrap_or_else(|| {
+            measured.push((report.variant, Measurement::default()));
+            measured.len() - 1
+        });
+        measured[index].1.add(&report);
+        if measured.len() > MEASURED {
+            // The dense model, measured first, stays: relative limits are taken of it.
+            measured.remove(1);
+        }
+        self.newest = Some(Heard { at_unix_s, report });
+        true
+    }
+
+    /// Writes a line into the history.
+    pub(crate) fn note(&mut self, line: String) {
+        let mut line = line;
+        line.truncate((0..=line.len().min(caps::TEXT_BYTES)).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0));
+        self.history.insert(0, line);
+        self.history.truncate(HISTORY);
+    }
+
+    /// The newest report, if it is of what the device should run.
+    pub(crate) fn current_report(&self, assignment: &Assignment) -> Option<&Report> {
+        let report = &self.newest.as_ref()?.report;
+        (Some(report.variant) == assignment.variant).then_some(report)
+    }
+
+    /// Whether the device runs what it should and has reported with it.
+    pub(crate) fn settled(&self, assignment: &Assignment) -> bool {
+        match assignment.variant {
+            None => true,
+            Some(variant) => {
+                self.active == Some((variant, assignment.generation)) && self.current_report(assignment).is_some()
+            }
+        }
+    }
+
+    /// Whether every limit holds with the assigned variant, by measurement wherever the metric is measured.
+    pub(crate) fn met(&self, assignment: &Assignment, ladder: &Ladder) -> bool {
+        let rung = assignment.variant.and_then(|variant| ladder.find(variant)).map(|(_, rung)| rung);
+        let (Some(rung), true) = (rung, assignment.feasible && self.settled(assignment)) else { return false };
+        let measurement = self.view.measured.iter().find(|(variant, _)| *variant == rung.variant).map(|(_, m)| m);
+        let value = |metric: Metric| match metric {
+            Metric::LatencyP95 => measurement.and_then(Measurement::latency_us).or(Some(f64::INFINITY)),
+            Metric::PeakMemoryBytes => measurement.map(|m| m.memory_bytes as f64).or(Some(f64::INFINITY)),
+            Metric::ModelBytes => measurement.map(|m| m.model_bytes as f64).or(Some(f64::INFINITY)),
+            Metric::AccuracyMin => measurement.filter(|m| m.accuracy.samples > 0).map(|m| m.accuracy.value()),
+            metric => rung.cost.metric(metric),
+        };
+        assignment.budget.violations(value).is_empty()
+    }
+}

@@ -1,0 +1,117 @@
+//! The records that are stored: a kind, a key, a version byte before the JSON. Keys of numbers are big-endian, so that
+//! they are in order.
+
+use std::sync::Arc;
+
+use secateur_common::{Digest, FleetSpec, ModelName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Store, StoreError};
+use crate::catalog::ModelRecord;
+use crate::inventory::DeviceRecord;
+use crate::rollout::PlanRecord;
+
+/// A record kind: its name for people, the prefix of its keys, its present version.
+pub(crate) trait Record: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+    const PREFIX: &'static [u8];
+    const VERSION: u8 = 1;
+
+    /// The key after the prefix.
+    fn key(&self) -> Vec<u8>;
+}
+
+impl Record for ModelRecord {
+    const KIND: &'static str = "model";
+    const PREFIX: &'static [u8] = b"m/";
+    fn key(&self) -> Vec<u8> {
+        self.ladder.model.as_str().as_bytes().to_vec()
+    }
+}
+
+impl Record for DeviceRecord {
+    const KIND: &'static str = "device";
+    const PREFIX: &'static [u8] = b"d/";
+    fn key(&self) -> Vec<u8> {
+        self.view.id.as_bytes().to_vec()
+    }
+}
+
+impl Record for PlanRecord {
+    const KIND: &'static str = "plan";
+    const PREFIX: &'static [u8] = b"p/";
+    fn key(&self) -> Vec<u8> {
+        self.plan.id.to_be_bytes().to_vec()
+    }
+}
+
+impl Record for FleetSpec {
+    const KIND: &'static str = "fleet";
+    const PREFIX: &'static [u8] = b"f/";
+    fn key(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// What is counted over the coordinator's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Moves of devices that a measurement or a changed budget caused.
+    pub reprunes: u64,
+}
+
+impl Record for Counters {
+    const KIND: &'static str = "counters";
+    const PREFIX: &'static [u8] = b"c/";
+    fn key(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// The change that stores `record`.
+pub(crate) fn put<R: Record>(record: &R) -> Change {
+    let mut value = vec![R::VERSION];
+    // Every record is of maps, lists, numbers and texts, which serde_json can always write.
+    serde_json::to_writer(&mut value, record).unwrap_or_default();
+    Change::Put([R::PREFIX, &record.key()].concat(), value)
+}
+
+/// The change that removes the model `name`.
+pub(crate) fn delete_model(name: &ModelName) -> Change {
+    Change::Delete([ModelRecord::PREFIX, name.as_str().as_bytes()].concat())
+}
+
+/// All records of a kind, in the order of their keys.
+pub(crate) fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
+    store.scan(R::PREFIX)?.iter().map(|(_, value)| decode(value)).collect()
+}
+
+/// The plan `id`.
+pub(crate) fn plan(store: &dyn Store, id: u64) -> Result<Option<PlanRecord>, StoreError> {
+    let value = store.get(&[PlanRecord::PREFIX, &id.to_be_bytes()].concat())?;
+    value.map(|value| decode(&value)).transpose()
+}
+
+fn decode<R: Record>(value: &[u8]) -> Result<R, StoreError> {
+    let damaged = |source| StoreError::Damaged { kind: R::KIND, source };
+    let (&version, json) = value.split_first().ok_or(damaged(None))?;
+    if version != R::VERSION {
+        return Err(StoreError::Version { kind: R::KIND, version });
+    }
+    serde_json::from_slice(json).map_err(|error| damaged(Some(error)))
+}
+
+/// The change that stores `bytes` under their digest.
+pub(crate) fn put_blob(digest: Digest, bytes: Vec<u8>) -> Change {
+    Change::Put(blob_key(digest), bytes)
+}
+
+/// The bytes with `digest`.
+pub(crate) fn blob(store: &Arc<dyn Store>, digest: Digest) -> Result<Vec<u8>, StoreError> {
+    store.get(&blob_key(digest))?.ok_or(StoreError::Damaged { kind: "blob", source: None })
+}
+
+fn blob_key(digest: Digest) -> Vec<u8> {
+    [&b"b/"[..], digest.as_bytes()].concat()
+}

@@ -1,0 +1,123 @@
+//! What is known of a device: what it measured, and what follows for variants that it has not run.
+
+use secateur_common::{Accuracy, Budget, BudgetSpec, DeviceId, Labels, Metric, Micros, Report, VariantId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Ladder, Rung};
+
+/// What a device measured with one variant: its newest reports.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Measurement {
+    /// 95th percentiles of the newest reports, oldest first, at most [`Measurement::KEPT`].
+    pub p95: Vec<Micros>,
+    /// Heap of the newest report, bytes; 0 where it was not measured.
+    pub memory_bytes: u64,
+    /// The variant as stored, bytes.
+    pub model_bytes: u64,
+    /// Accuracy of the newest report.
+    pub accuracy: Accuracy,
+}
+
+impl Measurement {
+    /// Latencies kept.
+    pub const KEPT: usize = 5;
+
+    /// Takes in a report.
+    pub fn add(&mut self, report: &Report) {
+        if report.latency.count > 0 {
+            self.p95.push(report.latency.p95);
+            let surplus = self.p95.len().saturating_sub(Self::KEPT);
+            self.p95.drain(..surplus);
+        }
+        self.memory_bytes = report.memory.inference_peak.get();
+        self.model_bytes = report.model_bytes.get();
+        if report.accuracy.samples > 0 {
+            self.accuracy = report.accuracy;
+        }
+    }
+
+    /// The latency that counts, µs: the better of the two newest reports, so that one disturbed report neither moves
+    /// a device nor breaks its budget, and two in a row do.
+    pub fn latency_us(&self) -> Option<f64> {
+        let newest = self.p95.iter().rev().take(2);
+        newest.map(|p95| p95.get() as f64).reduce(f64::min)
+    }
+
+    /// Whether a latency is confirmed by a second report.
+    pub fn confirmed(&self) -> bool {
+        self.p95.len() >= 2
+    }
+}
+
+/// A device as the planner sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DeviceView {
+    /// The device.
+    pub id: DeviceId,
+    /// Its labels.
+    pub labels: Labels,
+    /// What it measured, by variant.
+    pub measured: Vec<(VariantId, Measurement)>,
+}
+
+impl DeviceView {
+    pub(crate) fn measurement(&self, variant: VariantId) -> Option<&Measurement> {
+        self.measured.iter().find(|(v, _)| *v == variant).map(|(_, measurement)| measurement)
+    }
+
+    /// The value of `metric` for `rung` on this device: measured where it was, else predicted, else computed.
+    pub(crate) fn value(&self, ladder: &Ladder, rung: &Rung, metric: Metric) -> Option<f64> {
+        self.measured_value(rung, metric).or_else(|| self.predicted(ladder, rung, metric)).or_else(|| {
+            match metric {
+                Metric::AccuracyMin => rung.accuracy.map(|accuracy| accuracy.value()),
+                metric => rung.cost.metric(metric),
+            }
+        })
+    }
+
+    /// The value of `metric` as this device measured it with `rung`.
+    pub(crate) fn measured_value(&self, rung: &Rung, metric: Metric) -> Option<f64> {
+        let measurement = self.measurement(rung.variant)?;
+        match metric {
+            Metric::LatencyP95 => measurement.latency_us(),
+            Metric::PeakMemoryBytes => Some(measurement.memory_bytes as f64).filter(|&bytes| bytes > 0.0),
+            Metric::ModelBytes => Some(measurement.model_bytes as f64).filter(|&bytes| bytes > 0.0),
+            Metric::AccuracyMin => Some(measurement.accuracy)
+                .filter(|accuracy| accuracy.samples > 0)
+                .map(|accuracy| accuracy.value()),
+            _ => None,
+        }
+    }
+
+    /// What the measurement nearest in size says of `rung`.
+    ///
+    /// Latency is proportional to the MACs that the engine computes going up, and a fifth of it is taken as fixed going
+    /// down, both on the safe side. Memory is the computed peak times the ratio at which the device measures it.
+    fn predicted(&self, ladder: &Ladder, rung: &Rung, metric: Metric) -> Option<f64> {
+        const FIXED_SHARE: f64 = 0.2;
+        let size = |rung: &Rung| rung.cost.dense_macs.get().max(1) as f64;
+        let known =
+            ladder.rungs.iter().filter_map(|other| Some((other, self.measured_value(other, metric)?)));
+        let distance = |other: &Rung| (size(other) / size(rung)).ln().abs();
+        let (nearest, value) = known.min_by(|(a, _), (b, _)| distance(a).total_cmp(&distance(b)))?;
+        match metric {
+            Metric::LatencyP95 => {
+                let ratio = size(rung) / size(nearest);
+                Some(value * if ratio < 1.0 { FIXED_SHARE + (1.0 - FIXED_SHARE) * ratio } else { ratio })
+            }
+            Metric::PeakMemoryBytes => {
+                let computed = |rung: &Rung| rung.cost.peak_memory_bytes.get().max(1) as f64;
+                Some(value * computed(rung) / computed(nearest))
+            }
+            _ => None,
+        }
+    }
+
+    /// The device's absolute budget: relative limits are taken of the dense model as this device measures it.
+    ///
+    /// # Errors
+    /// Names the metric of which nothing is known yet.
+    pub(crate) fn budget(&self, ladder: &Ladder, spec: &BudgetSpec) -> Result<Budget, Metric> {
+        spec.resolve(|metric| self.value(ladder, ladder.dense()?, metric))
+    }
+}
