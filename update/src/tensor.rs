@@ -1,0 +1,121 @@
+//! One tensor's way into an update: every operation that gives it exactly, and of them the cheapest.
+
+use secateur_model::{Graph, Tensor};
+
+use crate::codec::{Known, Models, nonzeros, raw_bytes};
+use crate::entry::{Change, Context, Entry, Op, Shape};
+use crate::gather::{self, Gathers};
+use crate::grid::Grid;
+use crate::{text, threshold};
+
+/// The base's tensor of a name.
+pub(crate) struct Old {
+    nonzeros: u64,
+    /// Where the new shape can be had from it: how, and the tensor so cut.
+    cut: Option<(Shape, Tensor)>,
+}
+
+impl Old {
+    pub(crate) fn of(base: Option<&Graph>, gathers: &Gathers, name: &str, new: &Tensor) -> Self {
+        let Some(old) = base.and_then(|base| base.initializers.get(name)) else {
+            return Self { nonzeros: 0, cut: None };
+        };
+        let cut = match gathers.axes.get(name) {
+            _ if old.shape() == new.shape() => Some((Shape::Same, old.clone())),
+            None => None,
+            Some(axes) => {
+                gather::cut(old, axes, &gathers.sets).map(|cut| (Shape::Gathered(axes.clone()), cut))
+            }
+        };
+        Self { nonzeros: nonzeros(old), cut }
+    }
+
+    fn floats(&self) -> Option<(&Shape, &[f32])> {
+        self.cut.as_ref().and_then(|(shape, cut)| Some((shape, cut.as_f32()?)))
+    }
+}
+
+/// The entry of `new` and its stream. The models learn what the decoder's will.
+pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, Vec<u8>) {
+    if let Some(entry) = derived(old, new) {
+        return (entry, Vec::new());
+    }
+    let given = match &old.cut {
+        Some((Shape::Same, _)) => Shape::Same,
+        _ => Shape::Given(new.shape().to_vec()),
+    };
+    let Some(values) = new.as_f32() else {
+        let stream = text::encode(&[], &raw_bytes(new));
+        return (entry(Op::Raw { dtype: new.dtype() }, given, old, new, stream.len()), stream);
+    };
+    let known = old
+        .floats()
+        .map(|(shape, old)| (shape.clone(), Some(Known { context: threshold::context(old, values), old })));
+    let mut best: Option<(Entry, Vec<u8>, Models)> = None;
+    for (shape, known) in [Some((given, None)), known].into_iter().flatten() {
+        for (op, stream, learnt) in coded(models, new.shape(), values, known) {
+            let entry = entry(op, shape.clone(), old, new, stream.len());
+            let bytes = |entry: &Entry, stream: &[u8]| entry.written_bytes() + stream.len();
+            if best.as_ref().is_none_or(|best| bytes(&entry, &stream) < bytes(&best.0, &best.1)) {
+                best = Some((entry, stream, learnt));
+            }
+        }
+    }
+    let (entry, stream, learnt) = best.expect("`coded` gives at least one way");
+    *models = learnt;
+    (entry, stream)
+}
+
+/// The tensor as it is held already, cut or under a threshold, where that gives it bit for bit.
+fn derived(old: &Old, new: &Tensor) -> Option<Entry> {
+    let (shape, cut) = old.cut.as_ref()?;
+    if same_bits(cut, new) {
+        return Some(match shape {
+            Shape::Same => Entry::kept(),
+            _ => entry(Op::Keep, shape.clone(), old, new, 0),
+        });
+    }
+    let threshold = threshold::rule(cut.as_f32()?, new.as_f32()?)?;
+    Some(entry(Op::Rule { threshold }, shape.clone(), old, new, 0))
+}
+
+/// Tensors up to this size are tried as exact floats even if they lie on a grid.
+const SMALL: usize = 64;
+
+/// The values as levels of a grid, if they lie on one, and as exact floats.
+fn coded(
+    models: &Models,
+    shape: &[usize],
+    values: &[f32],
+    known: Option<Known<'_>>,
+) -> Vec<(Op, Vec<u8>, Models)> {
+    let mut ways = Vec::new();
+    let grid = Grid::of(values);
+    if let Some((grid, levels)) = &grid {
+        let mut models = models.clone();
+        let stream = models.encode_levels(shape, *grid, levels, known);
+        ways.push((Op::Sparse { grid: *grid, context: known.map(|known| known.context) }, stream, models));
+    }
+    if grid.is_none() || values.len() <= SMALL {
+        let known = known.map(|known| Known { context: Context { strict: false, ..known.context }, ..known });
+        let mut models = models.clone();
+        let stream = models.encode_floats(shape, values, known);
+        ways.push((Op::Dense { context: known.map(|known| known.context) }, stream, models));
+    }
+    ways
+}
+
+fn entry(op: Op, shape: Shape, old: &Old, new: &Tensor, stored: usize) -> Entry {
+    let nonzeros = match op {
+        Op::Raw { .. } => Change::default(),
+        _ => Change { before: old.nonzeros, after: nonzeros(new) },
+    };
+    Entry { op, shape, elements: new.len(), nonzeros, stored }
+}
+
+fn same_bits(a: &Tensor, b: &Tensor) -> bool {
+    match (a.as_f32(), b.as_f32()) {
+        (Some(x), Some(y)) => x.iter().zip(y).all(|(x, y)| x.to_bits() == y.to_bits()),
+        _ => a == b,
+    }
+}

@@ -1,0 +1,185 @@
+//! Any variant to any variant, bit for bit.
+#![allow(clippy::unwrap_used)] // a test panics where it fails
+
+mod common;
+
+use common::{graph, mapped, network, same_bits, weights};
+use proptest::prelude::*;
+use secateur_common::Generation;
+use secateur_model::{Graph, Tensor, canonical};
+use secateur_update::{Manifest, Operation, apply, encode, publish, stored_bytes};
+
+fn update(base: Option<&Graph>, target: &Graph) -> Vec<u8> {
+    let bytes = encode(base, target, Generation(7)).unwrap();
+    let applied = apply(base, &bytes).unwrap();
+    assert!(same_bits(&applied.graph, target));
+    assert_eq!(applied.manifest.target, canonical::variant_id(target));
+    assert_eq!(applied.manifest.base, base.map(canonical::variant_id));
+    assert_eq!(applied.manifest.generation, Generation(7));
+    assert_eq!(applied.manifest.total_bytes(), bytes.len());
+    bytes
+}
+
+fn operations(update: &[u8]) -> Vec<Operation> {
+    Manifest::read(update).unwrap().tensors().map(|tensor| tensor.operation).collect()
+}
+
+fn large(seed: u64) -> Graph {
+    graph(vec![
+        ("a.weight", Tensor::f32([60, 80], weights(4_800, seed)).unwrap()),
+        ("a.bias", Tensor::f32([60], weights(60, seed + 1)).unwrap()),
+        ("b.weight", Tensor::f32([40, 60, 2, 2], weights(9_600, seed + 2)).unwrap()),
+        ("c.weight", Tensor::f32([10, 160], weights(1_600, seed + 3)).unwrap()),
+    ])
+}
+
+/// `large` with some outputs of `a` and `b` gone, as a structured cut does it; `c` reads `b` flattened, four values a
+/// channel.
+fn cut(graph: &Graph) -> Graph {
+    let kept_a: Vec<usize> = (0..60).filter(|at| at % 3 != 1).collect();
+    let kept_b: Vec<usize> = (0..40).filter(|at| at % 5 < 2).collect();
+    let flat: Vec<usize> = kept_b.iter().flat_map(|at| at * 4..at * 4 + 4).collect();
+    let mut cut = graph.clone();
+    let mut narrow = |name: &str, cuts: &[(usize, &[usize])]| {
+        let tensor = cut.initializers.get_mut(name).unwrap();
+        cuts.iter().for_each(|(axis, kept)| *tensor = tensor.gathered(*axis, kept));
+    };
+    narrow("a.weight", &[(0, &kept_a)]);
+    narrow("a.bias", &[(0, &kept_a)]);
+    narrow("b.weight", &[(0, &kept_b), (1, &kept_a)]);
+    narrow("c.weight", &[(1, &flat)]);
+    cut
+}
+
+#[test]
+fn nothing_changed_costs_the_manifest_only() {
+    let dense = large(1);
+    let bytes = update(Some(&dense), &dense);
+    assert!(bytes.len() < 100, "{}", bytes.len());
+    assert_eq!(operations(&bytes), [Operation::Keep; 4]);
+}
+
+#[test]
+fn a_threshold_costs_a_threshold() {
+    let dense = large(2);
+    for zero in [0.0f32, -0.0] {
+        let sparse = mapped(&dense, |w| if w.abs() < 0.08 { zero.copysign(zero * w) } else { w });
+        let bytes = update(Some(&dense), &sparse);
+        assert!(bytes.len() < 150, "{}", bytes.len());
+        let sparser = mapped(&sparse, |w| if w.abs() < 0.1 { 0.0 * w } else { w });
+        assert!(update(Some(&sparse), &sparser).len() < 150);
+    }
+}
+
+#[test]
+fn a_cut_costs_its_indices() {
+    let dense = large(3);
+    let bytes = update(Some(&dense), &cut(&dense));
+    assert!(bytes.len() < 170, "{}", bytes.len());
+    assert_eq!(operations(&bytes), [Operation::Keep; 4]);
+    assert!(Manifest::read(&bytes).unwrap().tensors().all(|tensor| tensor.gathered));
+}
+
+#[test]
+fn a_refitted_cut_is_coded_by_what_was_kept() {
+    let dense = large(4);
+    let noise = weights(20_000, 99);
+    let mut at = 0;
+    let refitted = mapped(&cut(&dense), |w| {
+        at += 1;
+        w + 0.1 * noise[at]
+    });
+    let refitted = publish(&refitted, 2e-3);
+    let delta = update(Some(&dense), &refitted).len();
+    let full = update(None, &refitted).len();
+    assert!(delta * 2 < full, "{delta} of {full}");
+}
+
+#[test]
+fn every_step_of_a_chain_is_exact() {
+    let mut held = publish(&large(5), 2e-3);
+    for step in 0..10u8 {
+        let threshold = 0.02 * f32::from(step);
+        let drift = weights(20_000, u64::from(step));
+        let mut at = 0;
+        let next = mapped(&held, |w| {
+            at += 1;
+            if w.abs() < threshold { 0.0 } else { w + 0.05 * drift[at] }
+        });
+        let next = publish(&next, 2e-3);
+        let bytes = encode(Some(&held), &next, Generation(step.into())).unwrap();
+        held = apply(Some(&held), &bytes).unwrap().graph;
+        assert!(same_bits(&held, &next));
+    }
+}
+
+#[test]
+fn growing_back_works_too() {
+    let dense = publish(&large(6), 2e-3);
+    let sparse = mapped(&dense, |w| if w.abs() < 0.1 { 0.0 } else { w });
+    update(Some(&sparse), &dense);
+    update(Some(&cut(&dense)), &dense);
+}
+
+#[test]
+fn another_graph_carries_its_skeleton() {
+    let (small, large) = (network(1), large(1));
+    let bytes = update(Some(&small), &large);
+    assert!(Manifest::read(&bytes).unwrap().skeleton_bytes() > 0);
+}
+
+#[test]
+fn stored_bytes_are_those_of_the_full_update() {
+    let graph = publish(&network(2), 2e-3);
+    assert_eq!(stored_bytes(&graph).get(), update(None, &graph).len() as u64);
+}
+
+#[test]
+fn odd_tensors_survive() {
+    let odd = |values: Vec<f32>| {
+        graph(vec![
+            ("empty", Tensor::f32([0, 3], vec![]).unwrap()),
+            ("scalar", Tensor::f32([], vec![values[0]]).unwrap()),
+            ("values", Tensor::f32([values.len()], values).unwrap()),
+        ])
+    };
+    let specials = vec![f32::NAN, f32::INFINITY, -0.0, f32::MIN_POSITIVE / 8.0, f32::MAX, -1.0, 0.0];
+    let old = odd(vec![1.0, -0.0, f32::NEG_INFINITY, f32::NAN, 1e-40, 2.0, -3.0]);
+    let new = odd(specials);
+    update(None, &new);
+    update(Some(&old), &new);
+    update(Some(&new), &old);
+    update(Some(&new), &publish(&new, 2e-3));
+}
+
+fn value() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        3 => Just(0.0f32),
+        1 => Just(-0.0f32),
+        3 => (-20i8..20).prop_map(|level| f32::from(level) * 0.125),
+        3 => -1.0f32..1.0,
+        1 => any::<u32>().prop_map(f32::from_bits),
+    ]
+}
+
+fn variant() -> impl Strategy<Value = Graph> {
+    (1usize..5, 1usize..6, 0usize..4, prop::collection::vec(value(), 64)).prop_map(
+        |(rows, columns, more, values)| {
+            let take = |count: usize| values.iter().copied().cycle().take(count).collect::<Vec<_>>();
+            graph(vec![
+                ("weight", Tensor::f32([rows, columns], take(rows * columns)).unwrap()),
+                ("kernel", Tensor::f32([columns, rows, 2, 1], take(rows * columns * 2)).unwrap()),
+                ("bias", Tensor::f32([more], take(more)).unwrap()),
+                ("shape", Tensor::i64([2], vec![rows as i64, columns as i64]).unwrap()),
+            ])
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_variant_to_any_variant(old in variant(), new in variant()) {
+        update(Some(&old), &new);
+        update(None, &new);
+    }
+}
