@@ -14,7 +14,7 @@ pub const UPDATE_BYTES: usize = 256 * 1024 * 1024;
 /// A `.npz` file, and what it may decompress to, at most, in bytes.
 pub const DATASET_BYTES: usize = 1024 * 1024 * 1024;
 /// A variant's skeleton, and the table of its tensors' names, each at most, in bytes.
-pub const SKELETON_BYTES: usize = 16 * 1024 * 1024;
+pub const SKELETON_BYTES: usize = 4 * 1024 * 1024;
 /// Nodes of a graph, at most.
 pub const GRAPH_NODES: usize = 100_000;
 /// Initializers of a graph, at most.

@@ -1,10 +1,9 @@
 //! Applying updates: the base is checked before, the whole result after; nothing is given out before both hold.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use secateur_common::caps;
-use secateur_model::{DType, Graph, Tensor, TensorData, canonical};
+use secateur_model::{Graph, Tensor, canonical};
 
 use crate::bytes::Reader;
 use crate::codec::{Known, Models, nonzeros};
@@ -13,7 +12,7 @@ use crate::gather::{self, IndexSet};
 use crate::manifest::{Manifest, contradiction};
 use crate::range::Decoder;
 use crate::skeleton::Text;
-use crate::{ApplyError, DecodeError, text};
+use crate::{ApplyError, DecodeError, raw, text};
 
 /// What an update made.
 #[derive(Debug)]
@@ -135,7 +134,8 @@ fn tensor(
     }
     let unsound = |source| ApplyError::Tensor { name: name.to_owned(), source };
     if let Op::Raw { dtype } = entry.op {
-        return raw_tensor(shape, dtype, stream)?.map_err(unsound);
+        let data = raw::decode(dtype, entry.elements, stream)?;
+        return Tensor::new(shape, data).map_err(unsound);
     }
     let floats = cut.as_ref().and_then(Tensor::as_f32);
     let with = |context: Option<Context>| match (context, floats) {
@@ -162,21 +162,117 @@ fn cut(old: &Tensor, axes: &[usize], sets: &[IndexSet]) -> Result<Tensor, Decode
     gather::cut(old, axes, sets).ok_or(contradiction("a gather that does not fit the base"))
 }
 
-type RawTensor = Result<Tensor, secateur_model::TensorError>;
+#[cfg(test)]
+mod tests {
+    //! Bombs: small updates that promise much. Each is refused before much is allocated.
 
-fn raw_tensor(shape: Vec<usize>, dtype: DType, stream: &[u8]) -> Result<RawTensor, DecodeError> {
-    let size = dtype.size().ok_or(contradiction("an element type"))?;
-    let count: usize = shape.iter().product();
-    let length = count.checked_mul(size).filter(|&length| length <= caps::MODEL_BYTES);
-    let length = length.ok_or(DecodeError::TooLarge { what: "tensor", limit: caps::MODEL_BYTES })?;
-    let bytes = text::decode(&[], stream, length)?;
-    let data = match dtype {
-        DType::F32 => return Err(contradiction("an element type")),
-        DType::I64 => {
-            let (chunks, _) = bytes.as_chunks();
-            TensorData::I64(Arc::new(chunks.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect()))
+    use peak_alloc::PeakAlloc;
+    use secateur_common::{Digest, Generation, VariantId};
+
+    use super::*;
+    use crate::entry::Change;
+    use crate::grid::Grid;
+    use crate::manifest::{SetsEntry, SkeletonEntry, check};
+
+    #[global_allocator]
+    static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+    /// All tests of this room run beside each other; none of them needs as much.
+    const MEMORY_MB: f32 = 96.0;
+
+    fn full() -> Manifest {
+        let mut manifest = Manifest::new(None, VariantId(Digest::of(b"bomb")), Generation(1));
+        manifest.skeleton = Some(SkeletonEntry { skeleton: 0, names: 0, stored: 0 });
+        manifest
+    }
+
+    fn bomb(mut manifest: Manifest, payload: &[u8]) -> DecodeError {
+        manifest.frames = payload.chunks(caps::FRAME_BYTES).map(check).collect();
+        let bytes = [manifest.write().as_slice(), payload].concat();
+        ALLOCATOR.reset_peak_usage();
+        let error = apply(None, &bytes).expect_err("a bomb");
+        assert!(ALLOCATOR.peak_usage_as_mb() < MEMORY_MB, "{} MB", ALLOCATOR.peak_usage_as_mb());
+        match error {
+            ApplyError::Decode(error) => error,
+            other => panic!("{other}"),
         }
-        _ => TensorData::Other(dtype, Arc::new(bytes)),
-    };
-    Ok(Tensor::new(shape, data))
+    }
+
+    fn entry(op: Op, elements: usize, stored: usize) -> Entry {
+        Entry { op, shape: Shape::Given(vec![elements]), elements, nonzeros: Change::default(), stored }
+    }
+
+    /// A full update of one tensor called `w`.
+    fn one(entry: Entry, stream: &[u8]) -> (Manifest, Vec<u8>) {
+        let text = text::encode(&[], b"\x01w");
+        let mut manifest = full();
+        manifest.skeleton = Some(SkeletonEntry { skeleton: 0, names: 2, stored: text.len() });
+        manifest.tensors = vec![entry];
+        (manifest, [text.as_slice(), stream].concat())
+    }
+
+    #[test]
+    fn a_tensor_without_bytes() {
+        let grid = Grid::new(1, 0).expect("a grid");
+        for op in [Op::Sparse { grid, context: None }, Op::Dense { context: None }] {
+            let (manifest, payload) = one(entry(op, caps::TENSOR_ELEMENTS, 3), &[0, 0, 0]);
+            assert_eq!(bomb(manifest, &payload), DecodeError::StreamEnd);
+        }
+        let op = Op::Raw { dtype: secateur_model::DType(2) };
+        let (manifest, payload) = one(entry(op, caps::TENSOR_ELEMENTS, 3), &[0, 0, 0]);
+        assert_eq!(bomb(manifest, &payload), DecodeError::StreamEnd);
+    }
+
+    #[test]
+    fn tensors_beyond_the_cap() {
+        let mut manifest = full();
+        manifest.tensors = vec![entry(Op::Dense { context: None }, caps::TENSOR_ELEMENTS, 1); 5];
+        assert!(matches!(bomb(manifest, &[]), DecodeError::TooLarge { what: "decoded size", .. }));
+        let mut manifest = full();
+        manifest.tensors = vec![entry(Op::Dense { context: None }, caps::TENSOR_ELEMENTS + 1, 1)];
+        assert!(matches!(bomb(manifest, &[]), DecodeError::TooLarge { .. }));
+        let mut manifest = full();
+        let shape = Shape::Given(vec![caps::TENSOR_ELEMENTS; 8]);
+        manifest.tensors = vec![Entry { shape, ..entry(Op::Dense { context: None }, 1, 1) }];
+        assert!(matches!(bomb(manifest, &[]), DecodeError::TooLarge { what: "tensor", .. }));
+    }
+
+    #[test]
+    fn texts_and_sets_without_bytes() {
+        let mut manifest = full();
+        manifest.skeleton = Some(SkeletonEntry { skeleton: caps::SKELETON_BYTES, names: 0, stored: 2 });
+        assert_eq!(bomb(manifest, &[0, 0]), DecodeError::StreamEnd);
+        let mut manifest = full();
+        manifest.skeleton = Some(SkeletonEntry { skeleton: usize::MAX / 2, names: 0, stored: 2 });
+        assert!(matches!(bomb(manifest, &[0, 0]), DecodeError::TooLarge { what: "skeleton", .. }));
+        for sizes in [vec![(1 << 18, 1 << 17)], vec![(1 << 18, 1 << 17); 5], vec![(1 << 30, 1)], vec![(2, 3)]]
+        {
+            let mut manifest = full();
+            manifest.sets = SetsEntry { sizes, stored: 1 };
+            bomb(manifest, &[7]);
+        }
+    }
+
+    #[test]
+    fn streams_longer_than_the_file() {
+        for stored in [100, caps::UPDATE_BYTES, usize::MAX / 4] {
+            let (manifest, payload) = one(entry(Op::Dense { context: None }, 4, stored), &[]);
+            bomb(manifest, &payload);
+        }
+    }
+
+    #[test]
+    fn a_full_update_cannot_refer_to_a_base() {
+        let grid = Grid::new(1, 0).expect("a grid");
+        let context = Some(Context { threshold: None, strict: true });
+        let entries = [
+            Entry::kept(),
+            Entry { shape: Shape::Same, ..entry(Op::Dense { context: None }, 4, 1) },
+            entry(Op::Sparse { grid, context }, 4, 1),
+        ];
+        for entry in entries {
+            let (manifest, payload) = one(entry, &[0]);
+            assert!(matches!(bomb(manifest, &payload), DecodeError::Contradiction { .. }));
+        }
+    }
 }

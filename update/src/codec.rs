@@ -1,7 +1,7 @@
 //! One tensor to and from its coded stream. Encoder and decoder go through the same models in the same order; the
 //! models' state is carried from tensor to tensor, so that many small tensors learn from each other.
 
-use secateur_model::{Tensor, TensorData};
+use secateur_model::Tensor;
 
 use crate::DecodeError;
 use crate::entry::Context;
@@ -147,13 +147,4 @@ fn columns(shape: &[usize]) -> usize {
 /// Nonzeros of a float tensor; 0 for others.
 pub(crate) fn nonzeros(tensor: &Tensor) -> u64 {
     tensor.as_f32().map_or(0, |values| values.iter().filter(|&&value| value != 0.0).count() as u64)
-}
-
-/// Elements of another type than f32, little-endian.
-pub(crate) fn raw_bytes(tensor: &Tensor) -> Vec<u8> {
-    match tensor.data() {
-        TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        TensorData::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        TensorData::Other(_, bytes) => bytes.to_vec(),
-    }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use secateur_model::{Graph, Tensor};
 
 use crate::DecodeError;
-use crate::manifest::AXIS;
+use crate::manifest::{AXES_TOTAL, AXIS};
 use crate::range::Coder;
 
 /// The kept indices of a channel group, ascending.
@@ -126,7 +126,7 @@ impl Gathers {
         match changed[..] {
             [axis] => {
                 let guess = self.guess(old, new, axis)?;
-                axes[axis] = self.number(guess.set);
+                axes[axis] = self.number(guess.set)?;
             }
             [first, second] => {
                 let (known, axis, set, guess) = [(first, second), (second, first)]
@@ -142,19 +142,24 @@ impl Gathers {
                     })
                     .min_by(|a, b| a.3.error.total_cmp(&b.3.error))?;
                 axes[known] = set + 1;
-                axes[axis] = self.number(guess.set);
+                axes[axis] = self.number(guess.set)?;
             }
             _ => return None,
         }
         Some(axes)
     }
 
-    fn number(&mut self, set: Set) -> usize {
+    /// One more than the index of a set, which is added if it is new. None where all sets would be too large.
+    fn number(&mut self, set: Set) -> Option<usize> {
         match set {
-            Set::Known(index) => index + 1,
+            Set::Known(index) => Some(index + 1),
             Set::New(set) => {
+                let total: usize = self.sets.iter().map(|set| set.base).sum();
+                if total + set.base > AXES_TOTAL {
+                    return None;
+                }
                 self.sets.push(set);
-                self.sets.len()
+                Some(self.sets.len())
             }
         }
     }

@@ -20,6 +20,7 @@ mod manifest;
 mod mix;
 mod publish;
 mod range;
+mod raw;
 mod show;
 mod skeleton;
 mod tensor;

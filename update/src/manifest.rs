@@ -16,9 +16,9 @@ const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a checksum: enough against accidents; the target's digest guards against malice.
 const CHECK_BYTES: usize = 8;
 /// A channel axis that indices are kept of, at most.
-pub(crate) const AXIS: usize = 1 << 20;
+pub(crate) const AXIS: usize = 1 << 18;
 /// All index sets together, at most, in indices of the base.
-const AXES_TOTAL: usize = 1 << 24;
+pub(crate) const AXES_TOTAL: usize = 1 << 20;
 
 /// What an update is: from what, to what, by which operations, in how many bytes.
 #[derive(Clone, PartialEq, Debug)]

@@ -40,9 +40,10 @@ fn quantised(tensor: &Tensor, max_nmse: f64) -> Option<Tensor> {
     let squares: f64 = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
     let nonzeros = values.iter().filter(|&&value| value != 0.0).count();
     let rms = (squares / nonzeros.max(1) as f64).sqrt();
-    // A uniform error has variance step²/12; the search starts well below the step that would have this error.
+    // A uniform error has variance step²/12; the search starts an octave below the step
+    // that would have this error.
     let expected = rms * (12.0 * max_nmse).sqrt();
-    let grids = (-STEPS_PER_OCTAVE * 2..STEPS_PER_OCTAVE * OCTAVES)
+    let grids = (-STEPS_PER_OCTAVE..STEPS_PER_OCTAVE * OCTAVES)
         .map_while(|step| Grid::with_step(expected * (f64::from(step) / f64::from(STEPS_PER_OCTAVE)).exp2()));
     let mut best = None;
     for grid in grids {

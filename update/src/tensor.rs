@@ -2,11 +2,11 @@
 
 use secateur_model::{Graph, Tensor};
 
-use crate::codec::{Known, Models, nonzeros, raw_bytes};
+use crate::codec::{Known, Models, nonzeros};
 use crate::entry::{Change, Context, Entry, Op, Shape};
 use crate::gather::{self, Gathers};
 use crate::grid::Grid;
-use crate::{text, threshold};
+use crate::{raw, threshold};
 
 /// The base's tensor of a name.
 pub(crate) struct Old {
@@ -45,7 +45,7 @@ pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, 
         _ => Shape::Given(new.shape().to_vec()),
     };
     let Some(values) = new.as_f32() else {
-        let stream = text::encode(&[], &raw_bytes(new));
+        let stream = raw::encode(new);
         return (entry(Op::Raw { dtype: new.dtype() }, given, old, new, stream.len()), stream);
     };
     let known = old
