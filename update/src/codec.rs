@@ -115,9 +115,10 @@ impl Models {
 }
 
 fn old_level(grid: Grid, known: Option<Known<'_>>, at: usize) -> levels::Old {
-    known.map_or(levels::Old { sixteenths: 0, kept: false }, |known| levels::Old {
-        sixteenths: grid.sixteenths(known.old[at]),
-        kept: known.keeps(at),
+    let nothing = levels::Old { sixteenths: 0, kept: false };
+    known.map_or(nothing, |known| match known.keeps(at) {
+        false if known.context.strict => nothing, // not asked for
+        kept => levels::Old { sixteenths: grid.sixteenths(known.old[at]), kept },
     })
 }
 

@@ -69,11 +69,12 @@ impl Levels {
             let length = columns.min(count - start);
             for column in 0..length {
                 let old = old(start + column);
-                let level = match strict && !old.kept {
-                    true => 0,
-                    false => self.element(coder, levels(start + column), old, &trace.around(column)),
-                };
-                trace.note(column, level, old.sixteenths);
+                if strict && !old.kept {
+                    trace.skip(column);
+                } else {
+                    let level = self.element(coder, levels(start + column), old, &trace.around(column));
+                    trace.note(column, level, old.sixteenths);
+                }
             }
             coder.check()?;
             take(&trace.end_row()[..length]);

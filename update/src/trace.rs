@@ -92,6 +92,11 @@ impl Trace {
         self.columns[column].note(level, old, 24);
     }
 
+    /// Notes a zero that was known beforehand: it tells nothing of its surroundings.
+    pub(crate) fn skip(&mut self, column: usize) {
+        self.levels[column] = 0;
+    }
+
     /// Ends the row and gives it.
     pub(crate) fn end_row(&mut self) -> &[i32] {
         std::mem::swap(&mut self.levels, &mut self.above);
