@@ -1,13 +1,14 @@
 //! Structured pruning: channels go along one path until the budget holds.
 
-use secateur_common::{Budget, ByteCount, Metric};
-use secateur_model::Graph;
+use secateur_common::{Budget, ByteCount, Metric, Violation};
 use secateur_model::groups::{self, Groups, KeepSets};
 use secateur_model::shape;
+use secateur_model::{Graph, Tensor, fold};
 
-use crate::measure::{cost_of, first_within};
+use crate::measure::{cost_of, first_within, violations};
 use crate::oracle::{self, unrunnable};
 use crate::order::Path;
+use crate::refit;
 use crate::{Kept, LadderOptions, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
 
 pub(crate) fn prune(
@@ -25,8 +26,24 @@ pub(crate) fn prune(
         first_within(paths.path.len(), &request.budget, sizer, |steps| paths.build(steps))?
     };
     progress(Progress { stage: "allocate", done: 1, total: 1 });
-    let kept = paths.checked(&graph, steps, request.seed)?;
-    Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold })
+    let (mut steps, mut graph) = (steps, graph);
+    loop {
+        let kept = paths.checked(&graph, steps, request.seed)?;
+        paths.refit(&mut graph, steps, request.method, request.calibration, progress)?;
+        // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
+        match (violations(&graph, &request.budget, sizer)?.first(), steps < paths.path.len()) {
+            (None, _) => {
+                return Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold });
+            }
+            (Some(&Violation { metric, limit, actual }), false) => {
+                return Err(PruneError::Infeasible { metric, limit, smallest: actual });
+            }
+            (Some(_), true) => {
+                steps = (steps + paths.path.len().div_ceil(64)).min(paths.path.len());
+                graph = paths.build(steps)?;
+            }
+        }
+    }
 }
 
 pub(crate) fn ladder(
@@ -47,7 +64,7 @@ pub(crate) fn ladder(
         progress(Progress { stage: "ladder", done, total: options.shares.len() });
         let budget = Budget::default().with(Metric::Macs, share * all);
         let within = first_within(paths.path.len(), &budget, &|_| ByteCount(0), |steps| paths.build(steps));
-        let (steps, graph) = match within {
+        let (steps, mut graph) = match within {
             Err(PruneError::Infeasible { .. }) => break,
             other => other?,
         };
@@ -56,6 +73,7 @@ pub(crate) fn ladder(
         }
         last = steps;
         let kept = paths.checked(&graph, steps, options.seed)?;
+        paths.refit(&mut graph, steps, options.method, options.calibration, &mut |_| ())?;
         let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
         rungs.push(Rung { graph, label: format!("macs {:.0}%", share * 100.0), share: share_built, kept });
     }
@@ -90,6 +108,9 @@ impl Paths {
     fn new(dense: &Graph, method: Method, seed: u64) -> Result<Self, PruneError> {
         let mut graph = dense.clone();
         groups::prepare(&mut graph);
+        if method == Method::Obs {
+            fold::batch_norms(&mut graph); // the refit corrects what they would
+        }
         let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
         let groups = groups::find(&graph, &shapes);
         let path = Path::new(&graph, &groups, method, seed)?;
@@ -104,6 +125,22 @@ impl Paths {
 
     fn build(&self, steps: usize) -> Result<Graph, PruneError> {
         groups::cut(&self.graph, &self.groups, &self.path.keep(&self.groups, steps)).map_err(unrunnable)
+    }
+
+    fn refit(
+        &self,
+        graph: &mut Graph,
+        steps: usize,
+        method: Method,
+        calibration: Option<&Tensor>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), PruneError> {
+        let Some(calibration) = calibration.filter(|_| method == Method::Obs && steps > 0) else {
+            return Ok(());
+        };
+        let keep = self.path.keep(&self.groups, steps);
+        let mut told = |done, total| progress(Progress { stage: "refit", done, total });
+        refit::refit(&self.graph, graph, &self.groups, &keep, calibration, &mut told)
     }
 
     /// What is kept after `steps`, once the oracle has held for `graph`.

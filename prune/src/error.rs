@@ -22,8 +22,8 @@ pub enum PruneError {
     NonFiniteWeight { tensor: String },
     #[error("the calibration data {problem}")]
     BadCalibration { problem: String },
-    #[error("method {0} is not there yet: take random, threshold or magnitude")]
-    UnsupportedMethod(&'static str),
+    #[error("method obs does not prune single weights yet: take magnitude, or prune channels")]
+    ObsOfWeights,
     #[error("method obs needs calibration data: give some, or take magnitude")]
     NeedsCalibration,
     #[error(

@@ -11,6 +11,7 @@ mod measure;
 mod oracle;
 mod order;
 mod random;
+mod refit;
 mod request;
 mod weights;
 
@@ -34,6 +35,7 @@ pub fn prune(
     measure::supported(&request.budget)?;
     match request.structure {
         Structure::Channels => channels::prune(dense, request, sizer, progress),
+        Structure::Weights if request.method == Method::Obs => Err(PruneError::ObsOfWeights),
         Structure::Weights => weights::prune(dense, request, sizer, progress),
     }
 }
@@ -60,7 +62,7 @@ fn check(dense: &Graph, calibration: Option<&Tensor>, method: Method) -> Result<
     let bad = |problem: &str| Err(PruneError::BadCalibration { problem: problem.into() });
     match calibration {
         None if method == Method::Obs => Err(PruneError::NeedsCalibration),
-        _ if method == Method::Obs => Err(PruneError::UnsupportedMethod(method.name())),
+        None if method == Method::Obs => Err(PruneError::NeedsCalibration),
         None => Ok(()),
         Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats"),
         Some(data) if data.is_empty() => bad("is empty"),

@@ -14,8 +14,8 @@ pub enum Method {
     Threshold,
     /// Smallest norm first: L2 of a channel's weights, relative to its layer's mean; |w| over all layers for weights.
     Magnitude,
-    /// Least damage to the next layer's output first, by second moments of its inputs (optimal brain surgeon over
-    /// whole channels: Hassibi 1993; Frantar 2022), then a least-squares refit. Needs calibration data.
+    /// Sequential least-squares refit of what is left, on calibration data without labels. The order is still that
+    /// of `magnitude`: the second-moment score (optimal brain surgeon over channels) is to come.
     Obs,
 }
 
@@ -33,9 +33,9 @@ impl Method {
         }
     }
 
-    /// What is taken where nobody chose. With calibration data this becomes `obs` once that is there.
-    pub fn default_for(_calibration: Option<&Tensor>) -> Self {
-        Self::Magnitude
+    /// What is taken where nobody chose: `obs` with calibration data, `magnitude` without.
+    pub fn default_for(calibration: Option<&Tensor>) -> Self {
+        if calibration.is_some() { Self::Obs } else { Self::Magnitude }
     }
 
     /// What the method prunes where nobody chose: single weights for `threshold`, channels for the others.

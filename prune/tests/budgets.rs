@@ -79,3 +79,26 @@ fn numbers_that_are_none_are_refused() {
         prune(&broken, &request(Method::Magnitude, Structure::Channels, budget), &bytes, &mut |_| ());
     assert!(matches!(refused, Err(PruneError::NonFiniteWeight { .. })));
 }
+
+#[test]
+fn the_refit_brings_the_logits_back() {
+    let dense = lenet5();
+    let values = (0..64 * 784).map(|i: usize| ((i * i / 7 + i * 31) % 255) as f32 / 255.0).collect();
+    let inputs = Tensor::f32([64, 1, 28, 28], values).unwrap();
+    let output = dense.outputs[0].name.as_str();
+    let logits = |graph: &Graph| {
+        let input = graph.inputs[0].name.as_str();
+        secateur_model::eval::run(graph, &[(input, &inputs)], &[output]).unwrap()[output]
+            .as_f32()
+            .unwrap()
+            .to_vec()
+    };
+    let expected = logits(&dense);
+    let error = |method| {
+        let mut asked = request(method, Structure::Channels, Budget::default().with(Metric::Macs, 1.1e6));
+        asked.calibration = Some(&inputs);
+        let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
+        logits(&pruned.graph).iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
+    };
+    assert!(error(Method::Obs) < 0.2 * error(Method::Magnitude));
+}

@@ -211,3 +211,17 @@ fn set_ints(graph: &mut Graph, node: usize, slot: usize, what: &str, values: Vec
         graph.initializers.insert(name, tensor);
     }
 }
+
+impl Groups {
+    /// The axis of `value` along which channels lie, and the indices that stay there; `None` where it carries none.
+    ///
+    /// # Errors
+    /// Where `keep` does not fit the groups.
+    pub fn kept(&self, value: &str, keep: &KeepSets) -> Result<Option<(usize, Vec<usize>)>, GroupsError> {
+        let kept = Kept::new(self, keep)?;
+        Ok(self.values.get(value).map(|carried| {
+            let stay = (0..carried.members.len()).filter(|&index| kept.keeps(carried.members[index]));
+            (carried.axis, stay.collect())
+        }))
+    }
+}
