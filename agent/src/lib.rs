@@ -1,1 +1,17 @@
-//! agent
+//! The program on the gateway: dials the coordinator, keeps what it received, runs it, measures, reports.
+//!
+//! Architecture invariant: the agent never links `prune` or `plan`; inputs never leave it. What to do next is decided in
+//! `core`, which does no I/O; `run` is the thin shell around it.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod core;
+mod link;
+mod measure;
+mod run;
+pub mod status;
+
+pub use config::Config;
+pub use run::run;

@@ -10,6 +10,7 @@ mod demo;
 pub mod failure;
 mod files;
 pub mod link;
+mod offline;
 mod operator;
 pub mod output;
 mod progress;
@@ -44,6 +45,17 @@ struct Cli {
 enum Command {
     /// The whole loop on this machine: a coordinator, six devices, budgets, faults
     Demo(demo::DemoArgs),
+    /// A model's layers, costs, channel groups, and what runs it
+    Inspect(offline::inspect::InspectArgs),
+    /// Prune a model to a budget
+    Prune(offline::prune::PruneArgs),
+    /// A model's accuracy on labelled data
+    Evaluate(offline::evaluate::EvaluateArgs),
+    /// The time of single inferences on this machine
+    Bench(offline::bench::BenchArgs),
+    /// Make, apply and explain updates
+    #[command(subcommand)]
+    Update(offline::update::UpdateCommand),
     /// Register, list, show and remove models
     Model {
         #[command(flatten)]
@@ -143,6 +155,11 @@ fn run(cli: Cli) -> Outcome {
     };
     match command {
         Command::Demo(args) => wait_for(demo::main(args, output)),
+        Command::Inspect(args) => offline::inspect::main(&args, output),
+        Command::Prune(args) => offline::prune::main(&args, output),
+        Command::Evaluate(args) => offline::evaluate::main(&args, output),
+        Command::Bench(args) => offline::bench::main(&args, output),
+        Command::Update(command) => offline::update::main(&command, output),
         Command::Model { at, command } => wait_for(operator::model(command, &at, output)),
         Command::Apply(args) => wait_for(operator::apply(args, output)),
         Command::Device { at, command } => wait_for(operator::device(command, &at, output)),

@@ -1,15 +1,18 @@
-//! Progress of long work, on stderr: a bar on a terminal, a line a stage elsewhere.
+//! Progress of long work, on stderr: a bar on a terminal, a line now and then elsewhere.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Tells how far a long work has come.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    stage: String,
-    tenth: u64,
+    told: Instant,
 }
+
+/// Without a terminal, a line is told no more often than this; what is done sooner tells none.
+const LINE_EVERY: Duration = Duration::from_secs(2);
 
 impl Progress {
     /// Progress on this process's stderr.
@@ -20,26 +23,19 @@ impl Progress {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar
         });
-        Self { bar, stage: String::new(), tenth: 0 }
+        Self { bar, told: Instant::now() }
     }
 
-    /// `done` of `total` steps of `stage`. A stage that takes long is told again at every tenth.
+    /// `done` of `total` steps of `stage`.
     pub(crate) fn at(&mut self, stage: &str, done: u64, total: u64) {
-        let tenth = if total >= 100 { done.saturating_mul(10) / total } else { 0 };
-        let new = stage != self.stage;
-        if new {
-            self.stage = stage.to_owned();
+        if let Some(bar) = &self.bar {
+            bar.set_message(stage.to_owned());
+            bar.set_length(total);
+            bar.set_position(done);
+        } else if self.told.elapsed() >= LINE_EVERY {
+            note(&format!("{stage}: {done}/{total}"));
+            self.told = Instant::now();
         }
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(self.stage.clone());
-                bar.set_length(total);
-                bar.set_position(done);
-            }
-            None if new || tenth > self.tenth => note(&format!("{stage}: {done}/{total}")),
-            None => {}
-        }
-        self.tenth = if new { 0 } else { tenth.max(self.tenth) };
     }
 
     /// A line for people that stays.

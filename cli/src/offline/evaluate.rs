@@ -1,0 +1,28 @@
+//! `secateur evaluate`: a model's accuracy on labelled data.
+
+use std::path::PathBuf;
+
+use super::{accuracy_of, accuracy_text, read_data, read_model};
+use crate::client::AccuracyView;
+use crate::failure::Outcome;
+use crate::output::Output;
+
+/// `secateur evaluate`
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct EvaluateArgs {
+    /// The model, ONNX
+    model: PathBuf,
+    /// Labelled inputs, .npz
+    #[arg(long, value_name = "XY.npz")]
+    data: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Where a file cannot be read, or the data do not fit the model.
+pub(crate) fn main(args: &EvaluateArgs, output: Output) -> Outcome {
+    let (graph, data) = (read_model(&args.model)?, read_data(&args.data)?);
+    let accuracy = AccuracyView::from(accuracy_of(&graph, &args.model, &data, "evaluate")?);
+    output.print(&accuracy, || accuracy_text(&accuracy))
+}

@@ -1,0 +1,181 @@
+//! `secateur prune`: prunes a model to a budget and writes ordinary ONNX.
+
+use std::path::PathBuf;
+
+use secateur_common::{Accuracy, Budget, Cost, Limit, Metric};
+use secateur_engine::Dataset;
+use secateur_model::{Graph, Tensor, onnx};
+use secateur_prune::{Kept, Method, PruneError, Pruned, Request, Structure};
+use serde_json::json;
+
+use super::{Measured, accuracy_of, cost_of, read_data, read_model};
+use crate::budget::BudgetFlags;
+use crate::failure::{Failure, OrFail, Outcome};
+use crate::files;
+use crate::output::{Align, Output, percent, table};
+use crate::progress::Progress;
+
+/// `secateur prune`
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct PruneArgs {
+    /// The model, ONNX
+    model: PathBuf,
+    /// Unlabelled inputs from which statistics are taken, .npz
+    #[arg(long, value_name = "X.npz")]
+    calibration: Option<PathBuf>,
+    /// Labelled inputs by which accuracy is measured before and after, .npz
+    #[arg(long, value_name = "XY.npz")]
+    validation: Option<PathBuf>,
+    /// How what goes is chosen: random, threshold, magnitude or obs [default: obs with calibration data, else magnitude]
+    #[arg(long)]
+    method: Option<Method>,
+    /// What is removed: channels or weights [default: weights for threshold, else channels]
+    #[arg(long)]
+    structure: Option<Structure>,
+    /// The share to remove, 0 to 1, where no budget is given
+    #[arg(long, value_name = "SHARE")]
+    rate: Option<f64>,
+    /// The absolute value under which weights go, for the method threshold
+    #[arg(long, value_name = "VALUE")]
+    threshold: Option<f32>,
+    /// Seed of the method random
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    budget: BudgetFlags,
+    /// Where to write the pruned model, ONNX
+    #[arg(short = 'o', long = "output", value_name = "OUT.onnx")]
+    out: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Where a file cannot be read or written, the budget cannot be met or the method does not fit.
+pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
+    let dense = read_model(&args.model)?;
+    let calibration = args.calibration.as_deref().map(read_data).transpose()?;
+    let validation = args.validation.as_deref().map(read_data).transpose()?;
+    let before = measure(&dense, args, validation.as_ref(), "evaluate before")?;
+    let (budget, floor) = budget(args, &before.0, before.1)?;
+    let pruned = prune(args, &dense, calibration.as_ref().map(Dataset::inputs), budget)?;
+    let after = measure(&pruned.graph, args, validation.as_ref(), "evaluate after")?;
+    check_floor(floor, after.1)?;
+    files::write(&args.out, &onnx::write(&pruned.graph))?;
+
+    let view =
+        |(cost, accuracy): (Cost, Option<Accuracy>)| Measured { cost, accuracy: accuracy.map(Into::into) };
+    let document = json!({
+        "method": pruned.method.name(),
+        "threshold": pruned.threshold,
+        "kept": pruned.kept.iter().map(kept_view).collect::<Vec<_>>(),
+        "before": view(before),
+        "after": view(after),
+    });
+    output.print(&document, || {
+        let method = pruned.method.name();
+        format!("{} by {method}\n{}", args.out.display(), comparison(before, after, &pruned.kept))
+    })
+}
+
+fn kept_view(kept: &Kept) -> serde_json::Value {
+    json!({ "group": kept.group, "kept": kept.kept, "of": kept.of })
+}
+
+fn measure(
+    graph: &Graph,
+    args: &PruneArgs,
+    validation: Option<&Dataset>,
+    stage: &str,
+) -> Outcome<(Cost, Option<Accuracy>)> {
+    let accuracy = validation.map(|data| accuracy_of(graph, &args.model, data, stage)).transpose()?;
+    Ok((cost_of(graph, &args.model)?, accuracy))
+}
+
+/// The absolute budget for the pruner, and the accuracy to reach, which is judged here.
+fn budget(args: &PruneArgs, dense: &Cost, accuracy: Option<Accuracy>) -> Outcome<(Budget, Option<f64>)> {
+    let mut spec = args.budget.spec();
+    let floor = match spec.accuracy_min.take() {
+        Some(Limit::Absolute(floor) | Limit::Relative(floor)) => Some(floor),
+        None => None,
+    };
+    if floor.is_some() && accuracy.is_none() {
+        let what = "--accuracy-min cannot be judged without labelled data";
+        return Err(Failure::input(what, "give --validation XY.npz"));
+    }
+    let budget = spec.resolve(|metric| dense.metric(metric)).map_err(|metric| {
+        let what =
+            format!("a relative {metric} means nothing here: it is known only by measuring on a device");
+        Failure::input(what, "give an absolute limit, or let a coordinator prune by what devices measure")
+    })?;
+    Ok((budget, floor))
+}
+
+fn prune(args: &PruneArgs, dense: &Graph, calibration: Option<Tensor>, budget: Budget) -> Outcome<Pruned> {
+    let method = args.method.unwrap_or_else(|| Method::default_for(calibration.as_ref()));
+    let request = Request {
+        method,
+        structure: args.structure.unwrap_or_else(|| method.default_structure()),
+        budget,
+        rate: args.rate,
+        threshold: args.threshold,
+        seed: args.seed,
+        calibration: calibration.as_ref(),
+    };
+    let mut progress = Progress::new();
+    let mut told = |at: secateur_prune::Progress| progress.at(at.stage, at.done as u64, at.total as u64);
+    let doing = format!("cannot prune {}", args.model.display());
+    match secateur_prune::prune(dense, &request, &secateur_update::stored_bytes, &mut told) {
+        Err(error @ PruneError::OracleFailed { .. }) => {
+            Err(error).or_work(doing, "report this model as a defect")
+        }
+        Err(error @ PruneError::Infeasible { .. }) => {
+            Err(error).or_input(doing, "give a larger limit, or another method or structure")
+        }
+        result => result
+            .or_input(doing, "see `secateur prune --help`, and `secateur inspect` for what can be pruned"),
+    }
+}
+
+fn check_floor(floor: Option<f64>, accuracy: Option<Accuracy>) -> Outcome {
+    match (floor, accuracy) {
+        (Some(floor), Some(accuracy)) if accuracy.value() < floor => {
+            let show = |value| Metric::AccuracyMin.show(value);
+            let what = format!(
+                "pruned to its budget the model reaches {}, not {}",
+                show(accuracy.value()),
+                show(floor)
+            );
+            Err(Failure::work(what, "give larger limits or a lower --accuracy-min; nothing was written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn comparison(before: (Cost, Option<Accuracy>), after: (Cost, Option<Accuracy>), kept: &[Kept]) -> String {
+    let columns = [("", Align::Left), ("before", Align::Right), ("after", Align::Right), ("", Align::Right)];
+    let row = |name: &str, of: fn(&Cost) -> u64, show: fn(u64) -> String| {
+        let (before, after) = (of(&before.0), of(&after.0));
+        vec![name.into(), show(before), show(after), percent(after as f64, before as f64)]
+    };
+    let bytes = |value| secateur_common::ByteCount(value).to_string();
+    let mut rows = vec![
+        row("MACs", |cost| cost.macs.get(), |value| secateur_common::MacCount(value).to_string()),
+        row("parameters", |cost| cost.parameters, |value| value.to_string()),
+        row("nonzero", |cost| cost.nonzero, |value| value.to_string()),
+        row("bytes as stored", |cost| cost.model_bytes.get(), bytes),
+        row("peak memory", |cost| cost.peak_memory_bytes.get(), bytes),
+    ];
+    if let (Some(before), Some(after)) = (before.1, after.1) {
+        let show = |accuracy: Accuracy| {
+            let (low, high) = accuracy.interval();
+            format!("{:.2} % ({:.2}–{:.2})", accuracy.value() * 100.0, low * 100.0, high * 100.0)
+        };
+        let lost = format!("{:+.2} points", (after.value() - before.value()) * 100.0);
+        rows.push(vec!["accuracy".into(), show(before), show(after), lost]);
+    }
+    let kept: Vec<_> = kept.iter().map(|kept| format!("{} {}/{}", kept.group, kept.kept, kept.of)).collect();
+    let channels =
+        if kept.is_empty() { String::new() } else { format!("\nchannels kept: {}", kept.join(", ")) };
+    format!("{}{channels}", table(&columns, &rows))
+}
