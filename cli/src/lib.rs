@@ -16,6 +16,7 @@ pub mod output;
 mod progress;
 mod signal;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -90,13 +91,13 @@ enum Command {
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Coordinator {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<std::ffi::OsString>,
+        rest: Vec<OsString>,
     },
     /// Run as agent; takes the arguments of secateur-agent
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Agent {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        rest: Vec<std::ffi::OsString>,
+        rest: Vec<OsString>,
     },
 }
 
@@ -109,6 +110,13 @@ pub fn main() -> ExitCode {
     if cli.exit_with_stdin {
         demo::processes::exit_with_stdin();
     }
+    match &cli.command {
+        Some(Command::Coordinator { rest }) => {
+            return secateur_coordinator::cli::main(named("secateur-coordinator", rest));
+        }
+        Some(Command::Agent { rest }) => return secateur_agent::cli::main(named("secateur-agent", rest)),
+        _ => {}
+    }
     init_log(&cli.log);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,6 +125,11 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The arguments of another program, its name first.
+fn named(program: &str, rest: &[OsString]) -> Vec<OsString> {
+    std::iter::once(program.into()).chain(rest.iter().cloned()).collect()
 }
 
 /// The arguments; an exit code where they are wrong or only help was asked for.
@@ -168,9 +181,8 @@ fn run(cli: Cli) -> Outcome {
         Command::Link(args) => wait_for(link::main(args, |address| {
             output.print(&serde_json::json!({ "listening": address }), || format!("listening on {address}"))
         })),
-        Command::Coordinator { rest: _ } | Command::Agent { rest: _ } => {
-            Err(failure::Failure::work("not built yet", "use the separate program"))
-        }
+        // These have their own command lines and never come here: see `main`.
+        Command::Coordinator { .. } | Command::Agent { .. } => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the demo claims, each checked against what devices reported.
 
-use secateur_common::{Metric, Micros};
+use secateur_common::Metric;
 
 use super::story::Story;
 use crate::client::Device;
@@ -31,7 +31,7 @@ pub(super) fn check(story: &Story, devices: &[Device]) -> Vec<Claim> {
             let says = device.budget.iter().any(|(metric, _)| device.reason.contains(metric.name()));
             let told = !device.feasible && says;
             claim(format!("{name} is told to be impossible, with its limit"), told, device.reason.clone());
-            let kept = device.rung == 0 && device.active == story.dense_variant;
+            let kept = story.first_variants.get(name) == Some(&device.active);
             claim(format!("{name} keeps the variant it had"), kept, format!("rung {}", device.rung));
         } else {
             let broken: Vec<_> = device
@@ -105,14 +105,6 @@ fn story_claims(story: &Story, devices: &[Device], claim: &mut dyn FnMut(String,
         story.reprunes >= 1,
         story.reprunes.to_string(),
     );
-    for (name, (limit, dense)) in &story.latency_limits {
-        let text = format!(
-            "the limit of {name} ({}) is below the dense model's p95 there ({})",
-            Micros(*limit),
-            Micros(*dense)
-        );
-        claim(text, limit < dense, format!("{limit} µs, {dense} µs"));
-    }
     let unmeasured: Vec<_> =
         devices.iter().filter(|d| !story.dense.contains_key(&d.name)).map(|d| d.name.clone()).collect();
     claim(

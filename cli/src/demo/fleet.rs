@@ -94,6 +94,7 @@ impl Fleet {
             join_token: JOIN_TOKEN,
             data: folder.join("data"),
             shard,
+            report_s: 2,
             labels: BTreeMap::from([("class", group_of(index))]),
         };
         write_config(&folder.join("agent.toml"), &config)?;
@@ -211,6 +212,7 @@ struct AgentConfig<'a> {
     join_token: &'static str,
     data: PathBuf,
     shard: PathBuf,
+    report_s: u64,
     labels: BTreeMap<&'static str, &'static str>,
 }
 

@@ -28,9 +28,12 @@ pub(crate) fn main(args: &InspectArgs, output: Output) -> Outcome {
     let graph = read_model(&args.model)?;
     let doing = format!("cannot inspect {}", args.model.display());
     let advice = "give a model whose inputs have known shapes";
-    let shapes = shape::infer(&graph, 1).or_input(&doing, advice)?;
+    // Groups are found on the graph as the pruner prepares it.
+    let mut prepared = graph.clone();
+    groups::prepare(&mut prepared);
+    let shapes = shape::infer(&prepared, 1).or_input(&doing, advice)?;
     let analysis = cost::analyse(&graph).or_input(&doing, advice)?;
-    let groups = groups::find(&graph, &shapes).or_input(&doing, advice)?;
+    let groups = groups::find(&prepared, &shapes);
     let backend = match Session::load(&graph) {
         Ok(session) => session.backend().to_string(),
         Err(error) => format!("none: {}", chain(&error)),
