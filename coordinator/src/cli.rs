@@ -87,7 +87,8 @@ async fn stop_signal() {
 }
 
 fn load(path: &Path) -> Result<Config, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let config: Config = toml::from_str(&text).map_err(|error| {
         let message = error.to_string();
         format!("bad configuration {}: {}", path.display(), message.lines().collect::<Vec<_>>().join(" "))
@@ -98,7 +99,9 @@ fn load(path: &Path) -> Result<Config, String> {
 
 fn advice(error: &CoordinatorError) -> &'static str {
     match error {
-        CoordinatorError::Listen { .. } => "stop what listens there, or choose another address in the configuration",
+        CoordinatorError::Listen { .. } => {
+            "stop what listens there, or choose another address in the configuration"
+        }
         CoordinatorError::Store(_) => "see that the data folder is writable and used by no other coordinator",
         CoordinatorError::Write { .. } => "see that the data folder is writable",
         _ => "see the log",

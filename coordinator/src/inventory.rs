@@ -60,7 +60,14 @@ impl DeviceRecord {
     }
 
     /// What the device said when it connected.
-    pub(crate) fn hello(&mut self, name: Name, labels: Labels, held: Vec<VariantId>, active: Option<(VariantId, Generation)>, accepted: Generation) {
+    pub(crate) fn hello(
+        &mut self,
+        name: Name,
+        labels: Labels,
+        held: Vec<VariantId>,
+        active: Option<(VariantId, Generation)>,
+        accepted: Generation,
+    ) {
         (self.name, self.view.labels) = (name, labels);
         (self.held, self.active, self.accepted) = (held, active, accepted);
     }
@@ -71,10 +78,11 @@ impl DeviceRecord {
             return false;
         }
         let measured = &mut self.view.measured;
-        let index = measured.iter().position(|(variant, _)| *variant == report.variant).unwrap_or_else(|| {
-            measured.push((report.variant, Measurement::default()));
-            measured.len() - 1
-        });
+        let index =
+            measured.iter().position(|(variant, _)| *variant == report.variant).unwrap_or_else(|| {
+                measured.push((report.variant, Measurement::default()));
+                measured.len() - 1
+            });
         measured[index].1.add(&report);
         if measured.len() > MEASURED {
             // The dense model, measured first, stays: relative limits are taken of it.
@@ -87,7 +95,9 @@ impl DeviceRecord {
     /// Writes a line into the history.
     pub(crate) fn note(&mut self, line: String) {
         let mut line = line;
-        line.truncate((0..=line.len().min(caps::TEXT_BYTES)).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0));
+        line.truncate(
+            (0..=line.len().min(caps::TEXT_BYTES)).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0),
+        );
         self.history.insert(0, line);
         self.history.truncate(HISTORY);
     }
@@ -103,7 +113,8 @@ impl DeviceRecord {
         match assignment.variant {
             None => true,
             Some(variant) => {
-                self.active == Some((variant, assignment.generation)) && self.current_report(assignment).is_some()
+                self.active == Some((variant, assignment.generation))
+                    && self.current_report(assignment).is_some()
             }
         }
     }
@@ -111,8 +122,11 @@ impl DeviceRecord {
     /// Whether every limit holds with the assigned variant, by measurement wherever the metric is measured.
     pub(crate) fn met(&self, assignment: &Assignment, ladder: &Ladder) -> bool {
         let rung = assignment.variant.and_then(|variant| ladder.find(variant)).map(|(_, rung)| rung);
-        let (Some(rung), true) = (rung, assignment.feasible && self.settled(assignment)) else { return false };
-        let measurement = self.view.measured.iter().find(|(variant, _)| *variant == rung.variant).map(|(_, m)| m);
+        let (Some(rung), true) = (rung, assignment.feasible && self.settled(assignment)) else {
+            return false;
+        };
+        let measurement =
+            self.view.measured.iter().find(|(variant, _)| *variant == rung.variant).map(|(_, m)| m);
         let value = |metric: Metric| match metric {
             Metric::LatencyP95 => measurement.and_then(Measurement::latency_us).or(Some(f64::INFINITY)),
             Metric::PeakMemoryBytes => measurement.map(|m| m.memory_bytes as f64).or(Some(f64::INFINITY)),

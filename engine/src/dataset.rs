@@ -87,6 +87,16 @@ impl Dataset {
         let labels = self.labels.as_ref().map(|labels| keep.iter().map(|&index| labels[index]).collect());
         Self { inputs: self.inputs.gathered(0, &keep), labels }
     }
+
+    /// The same inputs with other labels.
+    ///
+    /// # Panics
+    /// Where there are not as many labels as inputs.
+    #[must_use]
+    pub fn labelled(self, labels: Vec<i64>) -> Self {
+        assert_eq!(labels.len(), self.len(), "a label an input");
+        Self { labels: Some(labels), ..self }
+    }
 }
 
 fn entry(bytes: &[u8], name: &'static str) -> Result<Option<Vec<u8>>, DatasetError> {

@@ -10,7 +10,9 @@ fn without_arguments_it_shows_help() {
     let done = secateur(&[]);
     assert!(done.status.success());
     assert!(text(&done.stdout).contains("Usage: secateur"));
-    for command in ["inspect", "prune", "evaluate", "bench", "update", "model", "apply", "device", "plan", "demo"] {
+    for command in
+        ["inspect", "prune", "evaluate", "bench", "update", "model", "apply", "device", "plan", "demo"]
+    {
         assert!(text(&done.stdout).contains(command), "help names {command}");
         assert!(secateur(&[command, "--help"]).status.success(), "{command} --help");
     }
@@ -52,7 +54,8 @@ fn wrong_use_is_told_in_two_lines_with_exit_code_2() {
         assert_eq!(done.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(done.stdout.is_empty(), "{arguments:?} wrote to stdout");
         let lines: Vec<_> = stderr.lines().collect();
-        let two = matches!(lines[..], [what, help] if what.starts_with("error: ") && help.starts_with("help: "));
+        let two =
+            matches!(lines[..], [what, help] if what.starts_with("error: ") && help.starts_with("help: "));
         assert!(two, "{arguments:?}: {stderr}");
     }
     assert!(!Path::new(out).exists(), "nothing is written on an error");
@@ -64,7 +67,9 @@ fn inspect_counts_what_the_model_costs() {
     assert_eq!(document["macs"], 2_293_000);
     assert_eq!(document["parameters"], document["nonzero"]);
     assert_eq!(document["layers"].as_array().unwrap().len(), 4);
-    assert!(document["model_bytes"].as_u64().unwrap() > 0 && document["peak_memory_bytes"].as_u64().unwrap() > 0);
+    assert!(
+        document["model_bytes"].as_u64().unwrap() > 0 && document["peak_memory_bytes"].as_u64().unwrap() > 0
+    );
     assert!(!document["groups"].as_array().unwrap().is_empty());
 }
 

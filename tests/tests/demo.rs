@@ -43,7 +43,8 @@ fn the_story_holds() {
         }
         assert_eq!(device["samples"], 400, "measured on the device's own shard");
     }
-    let (feasible, impossible): (Vec<_>, Vec<_>) = devices.iter().partition(|device| device["feasible"] == true);
+    let (feasible, impossible): (Vec<_>, Vec<_>) =
+        devices.iter().partition(|device| device["feasible"] == true);
     assert_eq!((feasible.len(), impossible.len()), (5, 1));
     assert!(feasible.iter().all(|device| device["met"] == true));
     assert!(impossible[0]["reason"].as_str().expect("a reason").contains("model_bytes"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Change, Store, StoreError};
+use super::{Change, Pair, Store, StoreError};
 
 /// Keys in a map.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ impl Store for Memory {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let from = map.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
         Ok(from.map(|(key, value)| (key.clone(), value.clone())).collect())

@@ -24,6 +24,9 @@ pub enum StoreError {
     Damaged { kind: &'static str, source: Option<serde_json::Error> },
 }
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// One change of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -45,7 +48,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// Where the store cannot read.
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError>;
 
     /// Applies `changes` in order, atomically and durably.
     ///
@@ -67,7 +70,9 @@ pub(crate) fn conformance(store: &dyn Store) {
     assert_eq!(store.get(b"b").unwrap().as_deref(), Some(&b""[..]));
     let pair = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
     assert_eq!(store.scan(b"a/").unwrap(), [pair(b"a/1", b"one"), pair(b"a/2", b"two")]);
-    store.commit(&[put(b"a/1", b"uno"), Change::Delete(b"a/2".to_vec()), Change::Delete(b"zz".to_vec())]).unwrap();
+    store
+        .commit(&[put(b"a/1", b"uno"), Change::Delete(b"a/2".to_vec()), Change::Delete(b"zz".to_vec())])
+        .unwrap();
     assert_eq!(store.scan(b"a/").unwrap(), [pair(b"a/1", b"uno")]);
     store.commit(&[put(b"c", b"1"), put(b"c", b"2")]).unwrap();
     assert_eq!(store.get(b"c").unwrap().as_deref(), Some(&b"2"[..]));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 
-use super::{Change, Store, StoreError};
+use super::{Change, Pair, Store, StoreError};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("secateur");
 
@@ -18,7 +18,8 @@ impl Redb {
     /// # Errors
     /// Where it cannot be opened: another coordinator has it, it is damaged beyond redb's own repair, or the disk refuses.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
+        let failed =
+            |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
         let database = Database::create(path).map_err(|error| failed(error.into()))?;
         let write = database.begin_write().map_err(|error| failed(error.into()))?;
         write.open_table(TABLE).map_err(|error| failed(error.into()))?;
@@ -40,8 +41,8 @@ impl Store for Redb {
         get().map_err(failed("read"))
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let scan = || -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
+        let scan = || -> Result<Vec<Pair>, redb::Error> {
             let table = self.0.begin_read()?.open_table(TABLE)?;
             let mut found = Vec::new();
             for entry in table.range(prefix..)? {

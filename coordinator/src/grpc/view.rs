@@ -1,0 +1,121 @@
+//! What operators are shown, as wire messages.
+
+use secateur_common::{FleetSpec, VariantId};
+use secateur_plan::{Plan, Rung};
+use secateur_proto::{labels_to_wire, v1};
+
+use crate::catalog::ModelRecord;
+use crate::inventory::DeviceRecord;
+use crate::rollout::PlanRecord;
+use crate::shared::State;
+
+pub(super) fn model(record: &ModelRecord) -> v1::Model {
+    let rung = |rung: &Rung| v1::Rung {
+        variant: bytes(rung.variant),
+        label: rung.label.clone(),
+        cost: Some((&rung.cost).into()),
+        samples: rung.accuracy.map_or(0, |accuracy| accuracy.samples),
+        correct: rung.accuracy.map_or(0, |accuracy| accuracy.correct),
+    };
+    v1::Model {
+        name: record.ladder.model.to_string(),
+        rungs: record.ladder.rungs.iter().map(rung).collect(),
+        digest: record.file.as_bytes().to_vec(),
+    }
+}
+
+pub(super) fn device(state: &State, device: &DeviceRecord) -> v1::Device {
+    let id = device.view.id;
+    let mut wire = v1::Device {
+        id: id.to_string(),
+        name: device.name.to_string(),
+        labels: labels_to_wire(&device.view.labels),
+        connected: state.sessions.contains_key(&id),
+        last_heard_unix_s: device.heard_unix_s,
+        active: device.active.map(|(variant, _)| bytes(variant)).unwrap_or_default(),
+        active_generation: device.active.map_or(0, |(_, generation)| generation.0),
+        report: device.newest.as_ref().map(|heard| (&heard.report).into()),
+        received_bytes: device.served.get(),
+        history: device.history.clone(),
+        reason: "not planned yet".to_owned(),
+        ..v1::Device::default()
+    };
+    let Some(assignment) = state.assignment(id) else { return wire };
+    wire.group = assignment.group.as_ref().map(ToString::to_string).unwrap_or_default();
+    wire.model = assignment.model.as_ref().map(ToString::to_string).unwrap_or_default();
+    wire.budget = Some((&assignment.budget).into());
+    wire.feasible = assignment.feasible;
+    wire.reason = assignment.reason.to_string();
+    wire.assigned = assignment.variant.map(bytes).unwrap_or_default();
+    wire.assigned_generation = assignment.generation.0;
+    let Some(ladder) = state.ladder(assignment) else { return wire };
+    wire.met = device.met(assignment, ladder);
+    if let Some((index, rung)) = assignment.variant.and_then(|variant| ladder.find(variant)) {
+        (wire.rung, wire.rung_label) = (index as u64, rung.label.clone());
+        wire.cost = Some((&rung.cost).into());
+        wire.full_bytes = rung.cost.model_bytes.get();
+        if let Some(shipped) = device.shipped.filter(|shipped| shipped.variant == rung.variant) {
+            (wire.update_bytes, wire.update_is_delta) = (shipped.bytes.get(), shipped.delta);
+        }
+    }
+    let dense =
+        ladder.dense().and_then(|dense| device.view.measured.iter().find(|(v, _)| *v == dense.variant));
+    if let Some((_, measurement)) = dense {
+        (wire.samples_dense, wire.correct_dense) =
+            (measurement.accuracy.samples, measurement.accuracy.correct);
+    }
+    wire
+}
+
+pub(super) fn plan(state: &State, record: &PlanRecord) -> v1::Plan {
+    let steps = record.plan.assignments.iter().map(|(id, assignment)| {
+        let label = assignment.variant.and_then(|variant| state.ladder(assignment)?.find(variant));
+        v1::PlanStep {
+            device_id: id.to_string(),
+            device_name: state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default(),
+            variant: assignment.variant.map(bytes).unwrap_or_default(),
+            generation: assignment.generation.0,
+            rung_label: label.map(|(_, rung)| rung.label.clone()).unwrap_or_default(),
+            feasible: assignment.feasible,
+            reason: assignment.reason.to_string(),
+        }
+    });
+    v1::Plan {
+        id: record.plan.id,
+        parent: record.plan.parent,
+        cause: record.cause.clone(),
+        steps: steps.collect(),
+    }
+}
+
+/// What applying `fleet` changes, a line each: groups, then devices that move.
+pub(super) fn changes(state: &State, fleet: &FleetSpec, next: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    for group in &fleet.groups {
+        match state.fleet.groups.iter().find(|old| old.name == group.name) {
+            None => lines.push(format!("+ group {}", group.name)),
+            Some(old) if old != group => lines.push(format!("~ group {}", group.name)),
+            Some(_) => {}
+        }
+    }
+    let gone =
+        state.fleet.groups.iter().filter(|old| fleet.groups.iter().all(|group| group.name != old.name));
+    lines.extend(gone.map(|old| format!("- group {}", old.name)));
+    for (id, assignment) in &next.assignments {
+        let before = state.assignment(*id);
+        if before.is_none_or(|b| b.variant != assignment.variant || b.feasible != assignment.feasible) {
+            let name = state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default();
+            lines.push(format!("> device {name}: {}", assignment.reason));
+        }
+    }
+    lines
+}
+
+/// A peer's text, short enough to be repeated to it.
+pub(super) fn clipped(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn bytes(variant: VariantId) -> Vec<u8> {
+    variant.0.as_bytes().to_vec()
+}
