@@ -79,7 +79,7 @@ fn story_claims(story: &Story, devices: &[Device], claim: &mut dyn FnMut(String,
         );
         let small = after.update_is_delta && after.update_bytes * 2 < after.full_bytes;
         let bytes = format!("{} of {} bytes", after.update_bytes, after.full_bytes);
-        claim(format!("its update was a delta under half of a full one ({bytes})"), small, bytes.clone());
+        claim("its update was a delta under half of a full one".into(), small, bytes);
         let killed = story.killed_while.clone().unwrap_or_else(|| "never".into());
         claim(
             format!("it was killed during that update ({killed})"),
