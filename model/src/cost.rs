@@ -104,7 +104,8 @@ fn layer(graph: &Graph, shapes: &Shapes, node: &Node) -> Option<LayerCost> {
         return None;
     }
     let constant = |index: usize| graph.initializers.get(node.input(index)?).filter(|t| t.shape().len() > 1);
-    let index = [1, 0].into_iter().find(|&index| constant(index).is_some())?;
+    let sides: &[usize] = if node.is("Conv") { &[1] } else { &[1, 0] };
+    let index = *sides.iter().find(|&&index| constant(index).is_some())?;
     let weights = constant(index)?;
     let values = weights.as_f32()?;
     let shape_of = |name: Option<&str>| name.and_then(|name| shapes.get(name)).cloned().unwrap_or_default();
@@ -112,7 +113,7 @@ fn layer(graph: &Graph, shapes: &Shapes, node: &Node) -> Option<LayerCost> {
     let uses: u64 = match () {
         () if output.is_empty() => 0,
         () if node.is("Conv") => output[2..].iter().product::<usize>() as u64,
-        () => (output[..output.len() - 1].iter().product::<usize>() as u64).max(1),
+        () => product_uses(node, index, weights, &output),
     };
     let bias =
         if node.is("MatMul") { None } else { node.input(2).and_then(|name| graph.initializers.get(name)) };
@@ -129,6 +130,16 @@ fn layer(graph: &Graph, shapes: &Shapes, node: &Node) -> Option<LayerCost> {
         parameters: values.len() as u64 + bias_len,
         nonzero: nonzero(values) + bias_nonzero,
     })
+}
+
+/// How often a product of shape `output` uses each element of the constant operand at `index`: there are as many
+/// multiply-accumulates as outputs times the length of the axis summed over.
+fn product_uses(node: &Node, index: usize, constant: &Tensor, output: &[usize]) -> u64 {
+    let rank = constant.shape().len();
+    let flipped = node.is("Gemm") && node.int(["transA", "transB"][index], 0) != 0;
+    let summed = constant.shape()[if (index == 0) == flipped { rank - 2 } else { rank - 1 }];
+    let total = (output.iter().product::<usize>() as u64).saturating_mul(summed as u64);
+    total.checked_div(constant.len() as u64).unwrap_or(0)
 }
 
 /// The largest sum, in bytes, of values alive at once. A value lives from its node to the last that reads it; inputs
@@ -171,4 +182,49 @@ fn peak_activations(graph: &Graph, shapes: &Shapes) -> usize {
         live -= dying.get(&index).into_iter().flatten().map(|name| size(name)).sum::<usize>().min(live);
     }
     peak
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Dim, OpSet, ValueInfo};
+
+    /// Multiply-accumulates of one product of an input and a constant, in the order named.
+    fn product_macs(op: &str, order: [&str; 2], input: &[usize], constant: &[usize]) -> u64 {
+        let value = |name: &str, shape: Option<&[usize]>| ValueInfo {
+            name: name.into(),
+            dtype: 1,
+            shape: shape.map(|shape| shape.iter().map(|&dim| Dim::Fixed(dim)).collect()),
+        };
+        let weights = Tensor::f32(constant, vec![1.0; constant.iter().product()]).unwrap();
+        let graph = Graph {
+            opsets: vec![OpSet { domain: String::new(), version: 17 }],
+            inputs: vec![value("x", Some(input))],
+            outputs: vec![value("y", None)],
+            nodes: vec![Node {
+                op: op.into(),
+                inputs: order.map(String::from).to_vec(),
+                outputs: vec!["y".into()],
+                ..Node::default()
+            }],
+            initializers: BTreeMap::from([("w".to_owned(), weights)]),
+            ..Graph::default()
+        };
+        let analysis = analyse(&graph).unwrap();
+        assert_eq!(analysis.macs(), analysis.dense_macs());
+        analysis.macs().0
+    }
+
+    #[test]
+    fn a_product_counts_its_outputs_times_the_axis_summed_over() {
+        for op in ["MatMul", "Gemm"] {
+            assert_eq!(product_macs(op, ["x", "w"], &[7, 4], &[4, 5]), 7 * 4 * 5);
+            assert_eq!(product_macs(op, ["w", "x"], &[5, 7], &[4, 5]), 4 * 5 * 7);
+        }
+        assert_eq!(product_macs("MatMul", ["x", "w"], &[3, 2, 4], &[3, 4, 5]), 3 * 2 * 4 * 5);
+        assert_eq!(product_macs("MatMul", ["w", "x"], &[3, 4, 2], &[3, 5, 4]), 3 * 2 * 4 * 5);
+        assert_eq!(product_macs("MatMul", ["x", "w"], &[3, 2, 4], &[4, 5]), 3 * 2 * 4 * 5);
+        assert_eq!(product_macs("MatMul", ["x", "w"], &[4], &[4, 5]), 4 * 5);
+        assert_eq!(product_macs("MatMul", ["w", "x"], &[5], &[4, 5]), 4 * 5);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::eval::{self, Depth};
-use crate::{Graph, Tensor};
+use crate::{Attribute, Graph, Tensor};
 
 /// Replaces nodes that depend on constants only by their results, and drops what is then unused. An initializer that
 /// several values stand for (through `Identity`) becomes a constant of its own for each.
@@ -25,32 +25,38 @@ pub fn constants(graph: &mut Graph) {
     unused(graph);
 }
 
-/// Drops nodes and initializers on which no output depends.
+/// Whether a node holds a subgraph (or another attribute not understood): those may read any value by name without
+/// listing it.
+fn has_subgraphs(graph: &Graph) -> bool {
+    let mut attributes = graph.nodes.iter().flat_map(|node| node.attributes.values());
+    attributes.any(|value| matches!(value, Attribute::Opaque(_)))
+}
+
+/// Drops nodes and initializers on which no output depends; none where a subgraph may read them.
 pub fn unused(graph: &mut Graph) {
+    if has_subgraphs(graph) {
+        return;
+    }
     let mut needed: BTreeSet<String> = graph.outputs.iter().map(|output| output.name.clone()).collect();
     let mut kept: Vec<_> = Vec::new();
     for node in std::mem::take(&mut graph.nodes).into_iter().rev() {
         if node.outputs.iter().any(|name| needed.contains(name)) {
             needed.extend(node.inputs.iter().cloned());
             kept.push(node);
-        } else if node.attributes.values().any(|value| matches!(value, crate::Attribute::Opaque(_))) {
-            // A subgraph may read values of this graph by name without listing them.
-            needed.extend(node.inputs.iter().cloned());
-            kept.push(node);
         }
     }
     kept.reverse();
     graph.nodes = kept;
-    let opaque =
-        |node: &crate::Node| node.attributes.values().any(|v| matches!(v, crate::Attribute::Opaque(_)));
-    if !graph.nodes.iter().any(opaque) {
-        graph.initializers.retain(|name, _| needed.contains(name));
-    }
+    graph.initializers.retain(|name, _| needed.contains(name));
 }
 
 /// Folds each `BatchNormalization` that follows a `Conv` or `Gemm` into its weights and bias, where nothing else reads
-/// what lies between and the weights are not shared. The weights keep their names.
+/// what lies between and the weights are not shared. The weights keep their names. A graph with subgraphs stays as it
+/// is.
 pub fn batch_norms(graph: &mut Graph) {
+    if has_subgraphs(graph) {
+        return;
+    }
     let candidates: Vec<usize> =
         (0..graph.nodes.len()).filter(|&i| graph.nodes[i].is("BatchNormalization")).collect();
     let mut removed = BTreeSet::new();
@@ -121,10 +127,105 @@ fn folded(graph: &Graph, bn: usize) -> Option<(usize, Tensor, Tensor)> {
         *value *= factors[index / inner % channels];
     }
     let old = match source.input(2) {
-        Some(name) => graph.initializers.get(name)?.as_f32()?.to_vec(),
+        Some(name) => row_addend(graph.initializers.get(name)?, channels)?,
         None => vec![0.0; channels],
     };
-    let old = if old.len() == channels { old } else { vec![*old.first()?; channels] };
     let bias = (0..channels).map(|c| (old[c] - mean[c]) * factors[c] + shift[c]).collect();
     Some((producer, weights, Tensor::f32([channels], bias).ok()?))
+}
+
+/// An addend that is the same for every row, one value a channel; `None` where rows differ.
+fn row_addend(addend: &Tensor, channels: usize) -> Option<Vec<f32>> {
+    let values = addend.as_f32()?;
+    match *addend.shape() {
+        [] | [1] | [1, 1] => Some(vec![*values.first()?; channels]),
+        [n] | [1, n] if n == channels => Some(values.to_vec()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Node, OpSet, ValueInfo};
+
+    fn node(op: &str, inputs: &[&str], output: &str) -> Node {
+        Node {
+            op: op.into(),
+            inputs: inputs.iter().map(|&name| name.into()).collect(),
+            outputs: vec![output.into()],
+            ..Node::default()
+        }
+    }
+
+    fn graph(nodes: Vec<Node>, initializers: &[(&str, Tensor)]) -> Graph {
+        let value = |name: &str| ValueInfo { name: name.into(), dtype: 1, shape: None };
+        Graph {
+            opsets: vec![OpSet { domain: String::new(), version: 17 }],
+            inputs: vec![value("x")],
+            outputs: vec![value("y")],
+            nodes,
+            initializers: initializers.iter().map(|(name, t)| ((*name).to_owned(), t.clone())).collect(),
+            ..Graph::default()
+        }
+    }
+
+    fn ramp(shape: &[usize]) -> Tensor {
+        Tensor::f32(shape, (0..shape.iter().product()).map(|i| i as f32 * 0.25 + 0.5).collect()).unwrap()
+    }
+
+    #[test]
+    fn batch_norm_folds_into_a_gemm_whose_addend_is_one_row_only() {
+        let n = 3;
+        let cases: [(&[usize], bool); 7] = [
+            (&[], true),
+            (&[1], true),
+            (&[n], true),
+            (&[1, n], true),
+            (&[2, n], false),
+            (&[n, 1], false),
+            (&[n, n], false),
+        ];
+        for (addend, folds) in cases {
+            let rows = addend.first().copied().filter(|_| addend.len() == 2 && addend[0] > 1).unwrap_or(2);
+            let nodes = vec![
+                node("Gemm", &["x", "w", "c"], "h"),
+                node("BatchNormalization", &["h", "s", "b", "m", "v"], "y"),
+            ];
+            let channel = ramp(&[n]);
+            let mut graph = graph(
+                nodes,
+                &[
+                    ("w", ramp(&[4, n])),
+                    ("c", ramp(addend)),
+                    ("s", channel.clone()),
+                    ("b", channel.clone()),
+                    ("m", channel.clone()),
+                    ("v", channel),
+                ],
+            );
+            let x = ramp(&[rows, 4]);
+            let before = eval::run(&graph, &[("x", &x)], &["y"]).unwrap();
+            batch_norms(&mut graph);
+            assert_eq!(graph.nodes.len() == 1, folds, "addend {addend:?}");
+            let after = eval::run(&graph, &[("x", &x)], &["y"]).unwrap();
+            for (a, b) in before["y"].as_f32().unwrap().iter().zip(after["y"].as_f32().unwrap()) {
+                assert!((a - b).abs() < 1e-4, "addend {addend:?}: {a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_subgraph_may_read_is_kept() {
+        let mut branch = node("If", &["x"], "y");
+        let nodes = |branch: &Node| vec![node("Relu", &["x"], "r"), branch.clone()];
+        let constant = [("c", ramp(&[2]))];
+        let mut plain = graph(nodes(&branch), &constant);
+        unused(&mut plain);
+        assert_eq!((plain.nodes.len(), plain.initializers.len()), (1, 0));
+        branch.attributes.insert("then_branch".into(), Attribute::Opaque(Vec::new()));
+        let mut captured = graph(nodes(&branch), &constant);
+        unused(&mut captured);
+        assert_eq!((captured.nodes.len(), captured.initializers.len()), (2, 1));
+    }
 }

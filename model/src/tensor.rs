@@ -60,7 +60,8 @@ pub enum TensorError {
     UnsupportedType(i32),
 }
 
-/// The number of elements of `shape`, where it is within the caps.
+/// The number of elements of `shape`, where it is within the caps: those of an empty shape hold for its other
+/// dimensions, since code walks them one by one.
 ///
 /// # Errors
 /// [`TensorError::TooLarge`].
@@ -70,8 +71,9 @@ pub(crate) fn element_count(shape: &[usize]) -> Result<usize, TensorError> {
     if shape.len() > caps::TENSOR_RANK {
         return Err(too_large());
     }
-    let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
-    count.filter(|&count| count <= caps::TENSOR_ELEMENTS).ok_or_else(too_large)
+    let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim.max(1)));
+    let count = count.filter(|&count| count <= caps::TENSOR_ELEMENTS).ok_or_else(too_large)?;
+    Ok(if shape.contains(&0) { 0 } else { count })
 }
 
 impl Tensor {
@@ -299,6 +301,8 @@ mod tests {
         assert!(Tensor::f32([2, 3], vec![0.0; 5]).is_err());
         assert!(Tensor::f32([usize::MAX, 2], vec![]).is_err());
         assert!(Tensor::f32([1; 9], vec![0.0]).is_err());
+        assert!(Tensor::f32([1 << 40, 0], vec![]).is_err(), "empty, but as long as no tensor may be");
+        assert!(Tensor::f32([3, 0], vec![]).is_ok());
         assert_eq!(Tensor::f32([], vec![1.0]).unwrap().len(), 1);
     }
 

@@ -12,8 +12,7 @@ mod reduce;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use secateur_common::caps;
-
+use crate::tensor::element_count;
 use crate::{DType, Graph, Node, Tensor, TensorError};
 
 /// Why a graph could not be run.
@@ -237,9 +236,7 @@ pub(crate) fn zeros(shape: Vec<usize>) -> Result<Tensor, Fault> {
 
 /// The number of elements of a value of `shape`, where it is within the caps.
 pub(crate) fn zeros_count(shape: &[usize]) -> Result<usize, Fault> {
-    let count = shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
-    let within = count.filter(|&count| count <= caps::TENSOR_ELEMENTS && shape.len() <= caps::TENSOR_RANK);
-    within.ok_or_else(|| format!("a value of shape {shape:?} is over the limit").into())
+    Ok(element_count(shape)?)
 }
 
 /// An axis that may count from the end.

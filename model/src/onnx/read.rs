@@ -293,6 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn old_files_list_initializers_as_inputs() {
+        let inputs_at = |ir_version| {
+            let graph = Graph { ir_version, ..relu() };
+            let bytes = super::super::write(&graph);
+            assert_eq!(read(&bytes).unwrap(), graph);
+            let inputs = messages::Model::decode(bytes.as_slice()).unwrap().graph.unwrap().input;
+            inputs.into_iter().filter_map(|input| input.name).collect::<Vec<_>>()
+        };
+        assert_eq!(inputs_at(3), ["x", "b"]);
+        assert_eq!(inputs_at(4), ["x"]);
+    }
+
+    #[test]
     fn damaged_bytes_are_an_error() {
         let bytes = super::super::write(&relu());
         for end in 0..bytes.len() {

@@ -10,6 +10,10 @@ pub fn write(graph: &Graph) -> Vec<u8> {
     let mut message = graph_message(graph);
     message.initializer =
         graph.initializers.iter().map(|(name, tensor)| tensor_message(name, tensor)).collect();
+    if graph.ir_version < 4 {
+        // Until then every initializer had to be listed as an input as well.
+        message.input.extend(graph.initializers.iter().map(|(name, tensor)| input_message(name, tensor)));
+    }
     model_message(graph, message).encode_to_vec()
 }
 
@@ -85,6 +89,11 @@ fn value_message(value: &ValueInfo) -> messages::ValueInfo {
     let shape = value.shape.as_ref().map(|dims| messages::Shape { dim: dims.iter().map(dim).collect() });
     let tensor_type = Some(messages::TensorType { elem_type: Some(value.dtype), shape });
     messages::ValueInfo { name: Some(value.name.clone()), r#type: Some(messages::Type { tensor_type }) }
+}
+
+fn input_message(name: &str, tensor: &Tensor) -> messages::ValueInfo {
+    let shape = tensor.shape().iter().map(|&dim| Dim::Fixed(dim)).collect();
+    value_message(&ValueInfo { name: name.to_owned(), dtype: tensor.dtype().0, shape: Some(shape) })
 }
 
 fn tensor_message(name: &str, tensor: &Tensor) -> messages::Tensor {
