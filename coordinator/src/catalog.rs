@@ -6,7 +6,7 @@ use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{LadderOptions, Method, PruneError, Request, Structure};
+use secateur_prune::{LadderOptions, Method, PruneError, Request, SHIPPED_SHARE, Structure};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,7 @@ pub(crate) fn on_demand(
         rate: None,
         threshold: None,
         seed: SEED,
+        refit_share: SHIPPED_SHARE,
         calibration: Some(&inputs),
     };
     let unreachable = |asked: &Budget| asked.iter().map(|(metric, limit)| (metric, limit * 1.001)).collect();

@@ -29,7 +29,7 @@ pub(crate) fn prune(
     let (mut steps, mut graph) = (steps, graph);
     loop {
         let kept = paths.checked(&graph, steps, request.seed)?;
-        paths.refit(&mut graph, steps, request.method, request.calibration, progress)?;
+        paths.refit(&mut graph, steps, request.into(), progress)?;
         // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
         match (violations(&graph, &request.budget, sizer)?.first(), steps < paths.path.len()) {
             (None, _) => {
@@ -73,7 +73,7 @@ pub(crate) fn ladder(
         }
         last = steps;
         let kept = paths.checked(&graph, steps, options.seed)?;
-        paths.refit(&mut graph, steps, options.method, options.calibration, &mut |_| ())?;
+        paths.refit(&mut graph, steps, options.into(), &mut |_| ())?;
         let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
         rungs.push(Rung { graph, label: format!("macs {:.0}%", share * 100.0), share: share_built, kept });
     }
@@ -94,6 +94,26 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
             let got = rate.to_string();
             Err(PruneError::BadOption { what: "rate", got, expected: "from 0 to below 1" })
         }
+    }
+}
+
+/// What a refit is made from; no calibration data where the method has none.
+struct Refit<'a> {
+    calibration: Option<&'a Tensor>,
+    share: f64,
+}
+
+impl<'a> From<&Request<'a>> for Refit<'a> {
+    fn from(request: &Request<'a>) -> Self {
+        let calibration = request.calibration.filter(|_| request.method == Method::Obs);
+        Self { calibration, share: request.refit_share }
+    }
+}
+
+impl<'a> From<&LadderOptions<'a>> for Refit<'a> {
+    fn from(options: &LadderOptions<'a>) -> Self {
+        let calibration = options.calibration.filter(|_| options.method == Method::Obs);
+        Self { calibration, share: options.refit_share }
     }
 }
 
@@ -131,16 +151,13 @@ impl Paths {
         &self,
         graph: &mut Graph,
         steps: usize,
-        method: Method,
-        calibration: Option<&Tensor>,
+        how: Refit<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), PruneError> {
-        let Some(calibration) = calibration.filter(|_| method == Method::Obs && steps > 0) else {
-            return Ok(());
-        };
+        let Some(calibration) = how.calibration.filter(|_| steps > 0) else { return Ok(()) };
         let keep = self.path.keep(&self.groups, steps);
         let mut told = |done, total| progress(Progress { stage: "refit", done, total });
-        refit::refit(&self.graph, graph, &self.groups, &keep, calibration, &mut told)
+        refit::refit(&self.graph, graph, &self.groups, &keep, calibration, how.share, &mut told)
     }
 
     /// What is kept after `steps`, once the oracle has held for `graph`.

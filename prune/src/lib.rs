@@ -12,11 +12,14 @@ mod oracle;
 mod order;
 mod random;
 mod refit;
+mod regression;
 mod request;
 mod weights;
 
 pub use error::PruneError;
-pub use request::{Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, Sizer, Structure};
+pub use request::{
+    Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, SHIPPED_SHARE, Sizer, Structure,
+};
 
 use secateur_model::{Graph, Tensor};
 
@@ -32,6 +35,7 @@ pub fn prune(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     check(dense, request.calibration, request.method)?;
+    check_share(request.refit_share)?;
     measure::supported(&request.budget)?;
     match request.structure {
         Structure::Channels => channels::prune(dense, request, sizer, progress),
@@ -50,7 +54,15 @@ pub fn ladder(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Rung>, PruneError> {
     check(dense, options.calibration, options.method)?;
+    check_share(options.refit_share)?;
     channels::ladder(dense, options, progress)
+}
+
+fn check_share(share: f64) -> Result<(), PruneError> {
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    Err(PruneError::BadOption { what: "refit share", got: share.to_string(), expected: "above 0, at most 1" })
 }
 
 /// Refuses what would put numbers that are none into a variant.
@@ -61,7 +73,6 @@ fn check(dense: &Graph, calibration: Option<&Tensor>, method: Method) -> Result<
     }
     let bad = |problem: &str| Err(PruneError::BadCalibration { problem: problem.into() });
     match calibration {
-        None if method == Method::Obs => Err(PruneError::NeedsCalibration),
         None if method == Method::Obs => Err(PruneError::NeedsCalibration),
         None => Ok(()),
         Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats"),

@@ -3,18 +3,15 @@
 
 use std::collections::HashMap;
 
-use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::Solve;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::Mat;
 use secateur_model::groups::{Groups, KeepSets};
 use secateur_model::{Graph, Node, Tensor, eval};
 
 use crate::PruneError;
 use crate::oracle::unrunnable;
 use crate::random::Random;
+use crate::regression::Regression;
 
-/// Damping, as a share of the mean diagonal.
-const DAMPING: f64 = 1e-3;
 /// Inputs taken, at most.
 const IMAGES: usize = 2048;
 /// Rows of a layer's regression, at most; images are never left out, positions are.
@@ -22,7 +19,11 @@ const ROWS: usize = 32_768;
 
 type Live = HashMap<String, Tensor>;
 
-/// Fits the weights of `cut` (`dense` without the channels that `keep` leaves out; the same nodes).
+/// A layer that holds at least this share of all weights is a large one, whose refit is held to a share of its inputs.
+const LARGE: f64 = 0.1;
+
+/// Fits the weights of `cut` (`dense` without the channels that `keep` leaves out; the same nodes). Of a large layer's inputs,
+/// only the `share` that helps most gets new weights: what keeps its value costs almost nothing to ship.
 ///
 /// # Errors
 /// Where a node cannot be run on the calibration inputs.
@@ -32,8 +33,10 @@ pub(crate) fn refit(
     groups: &Groups,
     keep: &KeepSets,
     calibration: &Tensor,
+    share: f64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
+    let all: usize = cut.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
     let Some(input) = dense.inputs.first() else { return Ok(()) };
     let images: Vec<usize> = (0..calibration.shape()[0].min(IMAGES)).collect();
     let images = calibration.gathered(0, &images);
@@ -44,7 +47,11 @@ pub(crate) fn refit(
         step(dense, index, &mut full)?;
         if let Some(rows) = Rows::of(cut, index, &lean) {
             let targets = targets(dense, cut, index, groups, keep, (&full, &lean), &rows)?;
-            if let Some(fit) = solve(&rows, &targets) {
+            let present = present(cut, index);
+            let large = (present.nrows() * present.ncols()) as f64 >= LARGE * all as f64;
+            let inputs = if large { (rows.width as f64 * share).ceil() as usize } else { rows.width };
+            let regression = Regression::of(&rows.values, rows.width, &targets, present);
+            if let Some(fit) = regression.and_then(|regression| regression.solve(inputs)) {
                 write(cut, index, &fit);
             }
         }
@@ -188,29 +195,19 @@ fn added_to(graph: &Graph, index: usize) -> Option<&str> {
     add.inputs.iter().find(|name| *name != output).map(String::as_str)
 }
 
-/// Least squares with a constant: `[width + 1, outputs]`, the bias last.
-fn solve(rows: &Rows, targets: &Mat<f64>) -> Option<Mat<f64>> {
-    let (n, k, o) = (rows.count, rows.width + 1, targets.ncols());
-    if n == 0 || o == 0 || k == 1 {
-        return None;
-    }
-    let mut gram = Mat::<f64>::zeros(k, k);
-    let mut cross = Mat::<f64>::zeros(k, o);
-    const CHUNK: usize = 4096;
-    for start in (0..n).step_by(CHUNK) {
-        let length = CHUNK.min(n - start);
-        let values = &rows.values[start * rows.width..(start + length) * rows.width];
-        let plain = MatRef::from_row_major_slice(values, length, rows.width);
-        let x =
-            Mat::<f64>::from_fn(length, k, |i, j| if j + 1 == k { 1.0 } else { f64::from(plain[(i, j)]) });
-        matmul(gram.as_mut(), Accum::Add, x.transpose(), x.as_ref(), 1.0, Par::rayon(0));
-        let y = targets.as_ref().subrows(start, length);
-        matmul(cross.as_mut(), Accum::Add, x.transpose(), y, 1.0, Par::rayon(0));
-    }
-    let damping = DAMPING * (0..k - 1).map(|i| gram[(i, i)]).sum::<f64>() / (k - 1) as f64;
-    (0..k - 1).for_each(|i| gram[(i, i)] += damping.max(1e-9));
-    let fit = gram.llt(Side::Lower).ok()?.solve(&cross);
-    (0..k).all(|i| (0..o).all(|j| fit[(i, j)].is_finite())).then_some(fit)
+/// A layer's weights as they are, `[width, outputs]`.
+fn present(graph: &Graph, index: usize) -> Mat<f64> {
+    let node = &graph.nodes[index];
+    let tensor = node.input(1).and_then(|name| graph.initializers.get(name));
+    let Some((values, shape)) = tensor.and_then(|tensor| Some((tensor.as_f32()?, tensor.shape()))) else {
+        return Mat::zeros(0, 0);
+    };
+    let by_input = node.is("Gemm") && node.int("transB", 0) == 0;
+    let outputs = shape[usize::from(by_input)];
+    let alpha = if node.is("Gemm") { f64::from(node.float("alpha", 1.0)) } else { 1.0 };
+    let (width, rows) = (values.len() / outputs.max(1), if by_input { outputs } else { 1 });
+    let at = |i: usize, o: usize| if by_input { i * rows + o } else { o * width + i };
+    Mat::from_fn(width, outputs, |i, o| f64::from(values[at(i, o)]) * alpha)
 }
 
 /// Writes a fit into a layer's weights and bias.

@@ -11,7 +11,16 @@ fn lenet5() -> Graph {
 }
 
 fn request(method: Method, structure: Structure, budget: Budget) -> Request<'static> {
-    Request { method, structure, budget, rate: None, threshold: None, seed: 7, calibration: None }
+    Request {
+        method,
+        structure,
+        budget,
+        rate: None,
+        threshold: None,
+        seed: 7,
+        refit_share: 1.0,
+        calibration: None,
+    }
 }
 
 fn bytes(graph: &Graph) -> ByteCount {

@@ -86,6 +86,8 @@ pub struct Device {
     pub full_bytes: u64,
     pub update_is_delta: bool,
     pub received_bytes: u64,
+    /// The p95 that counts against a budget: the better of the two newest reports.
+    pub latency_p95_us: u64,
     /// The newest report.
     pub report: Option<Report>,
     /// The dense model on this device, where it was measured.
@@ -201,6 +203,7 @@ impl TryFrom<v1::Device> for Device {
             full_bytes: wire.full_bytes,
             update_is_delta: wire.update_is_delta,
             received_bytes: wire.received_bytes,
+            latency_p95_us: wire.latency_p95_us,
             report: wire.report.as_ref().map(Report::try_from).transpose()?,
             dense: measured(wire.samples_dense, wire.correct_dense),
             history: wire.history,

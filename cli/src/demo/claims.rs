@@ -57,7 +57,8 @@ fn reported(device: &Device, metric: Metric) -> Option<f64> {
     let report = device.current_report()?;
     match metric {
         Metric::ModelBytes => Some(report.model_bytes.get() as f64),
-        Metric::LatencyP95 => Some(report.latency.p95.get() as f64),
+        Metric::PeakMemoryBytes => Some(report.memory.inference_peak.get() as f64),
+        Metric::LatencyP95 => Some(device.latency_p95_us as f64),
         Metric::AccuracyMin => Some(report.accuracy.value()),
         _ => device.cost.metric(metric),
     }

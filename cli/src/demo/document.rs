@@ -96,7 +96,7 @@ impl DeviceView {
             generation: device.generation,
             macs: device.cost.macs.get(),
             model_bytes: report.map_or(0, |report| report.model_bytes.get()),
-            peak_memory_bytes: device.cost.peak_memory_bytes.get(),
+            peak_memory_bytes: report.map_or(0, |report| report.memory.inference_peak.get()),
             update_bytes: device.update_bytes,
             full_bytes: device.full_bytes,
             samples: accuracy.samples,
@@ -104,7 +104,7 @@ impl DeviceView {
             accuracy: accuracy.value(),
             accuracy_dense: dense.value(),
             latency_p50_us: latency.p50.get(),
-            latency_p95_us: latency.p95.get(),
+            latency_p95_us: device.latency_p95_us,
         }
     }
 }

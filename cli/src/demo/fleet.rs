@@ -126,7 +126,7 @@ impl Fleet {
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok())
                 .unwrap_or_default();
-            if status.state == "downloading" && status.total_bytes > 0 {
+            if status.state == "downloading" && status.received_bytes > 0 {
                 return Ok(format!("downloading, {} of {} bytes", status.received_bytes, status.total_bytes));
             }
             if Instant::now() > end {

@@ -41,6 +41,9 @@ pub(crate) struct PruneArgs {
     /// Seed of the method random
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Of a large layer's inputs, the share that the refit may give new weights; less makes smaller updates.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    refit_share: f64,
     #[command(flatten)]
     budget: BudgetFlags,
     /// Where to write the pruned model, ONNX
@@ -120,6 +123,7 @@ fn prune(args: &PruneArgs, dense: &Graph, calibration: Option<Tensor>, budget: B
         rate: args.rate,
         threshold: args.threshold,
         seed: args.seed,
+        refit_share: args.refit_share,
         calibration: calibration.as_ref(),
     };
     let mut progress = Progress::new();

@@ -27,6 +27,10 @@ const SILENT_BEATS: u32 = 3;
 /// After a failed activation the same assignment is sent again no sooner than this.
 const RETRY: Duration = Duration::from_secs(15);
 
+/// Update bytes sent at once: small enough that a slow link shows progress and loses little to a cut.
+const PIECE: usize = 4 * 1024;
+const _: () = assert!(PIECE <= caps::CHUNK_BYTES);
+
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub(super) struct Service {
@@ -97,10 +101,10 @@ impl v1::fleet_server::Fleet for Service {
         let offset = usize::try_from(wanted.offset).ok().filter(|&offset| offset <= size);
         let offset = offset.ok_or_else(|| Status::out_of_range(format!("the update has {size} bytes")))?;
         let chunk = move |start: usize| {
-            let data = encoded.bytes.slice(start..(start + caps::CHUNK_BYTES).min(size));
+            let data = encoded.bytes.slice(start..(start + PIECE).min(size));
             Ok(v1::Chunk { offset: start as u64, data })
         };
-        let chunks = tokio_stream::iter((offset..size).step_by(caps::CHUNK_BYTES)).map(chunk);
+        let chunks = tokio_stream::iter((offset..size).step_by(PIECE)).map(chunk);
         Ok(Response::new(Box::pin(chunks)))
     }
 }

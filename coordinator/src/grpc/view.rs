@@ -1,7 +1,7 @@
 //! What operators are shown, as wire messages.
 
 use secateur_common::{FleetSpec, VariantId};
-use secateur_plan::{Plan, Rung};
+use secateur_plan::{Measurement, Plan, Rung};
 use secateur_proto::{labels_to_wire, v1};
 
 use crate::catalog::ModelRecord;
@@ -58,6 +58,10 @@ pub(super) fn device(state: &State, device: &DeviceRecord) -> v1::Device {
             (wire.update_bytes, wire.update_is_delta) = (shipped.bytes.get(), shipped.delta);
         }
     }
+    let counts = |(variant, measurement): &(VariantId, Measurement)| {
+        (Some(*variant) == assignment.variant).then(|| measurement.latency_us()).flatten()
+    };
+    wire.latency_p95_us = device.view.measured.iter().find_map(counts).unwrap_or(0.0) as u64;
     let dense =
         ladder.dense().and_then(|dense| device.view.measured.iter().find(|(v, _)| *v == dense.variant));
     if let Some((_, measurement)) = dense {
