@@ -1,0 +1,107 @@
+//! One device's life, told step by step and compared with `golden/story.txt`. `UPDATE_GOLDEN=1` writes it anew.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use secateur_common::{Metric, ModelName};
+use secateur_plan::{DeviceView, Ladder, Plan, lint, plan};
+
+const MODEL: &str = "net";
+
+struct Story {
+    ladders: BTreeMap<ModelName, Ladder>,
+    device: DeviceView,
+    limits: Vec<(&'static str, &'static str)>,
+    plan: Plan,
+    told: String,
+}
+
+impl Story {
+    fn new() -> Self {
+        let accuracies = [900, 899, 895, 880, 850].map(Some);
+        let ladder = support::ladder(MODEL, &[400_000, 300_000, 200_000, 100_000, 40_000], &accuracies);
+        Self {
+            ladders: BTreeMap::from([(ladder.model.clone(), ladder)]),
+            device: support::device("gateway", "site=lab"),
+            limits: Vec::new(),
+            plan: Plan::default(),
+            told: String::new(),
+        }
+    }
+
+    fn ladder(&mut self) -> &mut Ladder {
+        self.ladders.get_mut(&MODEL.parse().unwrap()).unwrap()
+    }
+
+    fn limit(&mut self, limits: &[(&'static str, &'static str)]) {
+        self.limits = limits.to_vec();
+    }
+
+    /// The device reports this latency of what it was assigned.
+    fn measures(&mut self, p95_us: u64) {
+        let ladder = &self.ladders[&MODEL.parse().unwrap()];
+        let variant = self.plan.assignments[&self.device.id].variant.unwrap();
+        let (_, rung) = ladder.find(variant).unwrap();
+        support::report(&mut self.device, ladder, rung, p95_us);
+    }
+
+    /// Plans, and writes down what came of it.
+    fn step(&mut self, happened: &str) {
+        let policy = support::policy(MODEL, &self.limits);
+        let planned = plan(&policy, std::slice::from_ref(&self.device), &self.ladders, &self.plan);
+        assert_eq!(lint(&planned.plan, &self.plan, &self.ladders), Vec::<String>::new(), "{happened}");
+        self.plan = planned.plan;
+        let assignment = &self.plan.assignments[&self.device.id];
+        let ladder = &self.ladders[&MODEL.parse().unwrap()];
+        let rung = assignment.variant.and_then(|variant| ladder.find(variant)).map(|(_, rung)| rung);
+        let label = rung.map_or("nothing", |rung| &rung.label);
+        writeln!(self.told, "{happened}").unwrap();
+        writeln!(self.told, "  gateway: {label}, generation {}", assignment.generation).unwrap();
+        writeln!(self.told, "  budget: {}", assignment.budget).unwrap();
+        writeln!(self.told, "  reason: {}", assignment.reason).unwrap();
+        for request in planned.requests {
+            writeln!(self.told, "  to be pruned: {}", request.budget).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_device_lives_through_its_budgets() {
+    let mut story = Story::new();
+    story.limit(&[("latency_p95", "80%"), ("model_bytes", "100kB")]);
+    story.step("A new device; its limit is relative to the dense model.");
+    story.measures(20_000);
+    story.step("It measured the dense model once.");
+    story.measures(18_000);
+    story.step("The narrower rung is slower than predicted: its first report is over the limit.");
+    story.measures(17_500);
+    story.step("So is the next one.");
+    story.measures(11_000);
+    story.step("The third meets it.");
+    story.measures(25_000);
+    story.step("One disturbed report.");
+    story.measures(11_200);
+    story.step("It was only a disturbance.");
+    story.limit(&[("latency_p95", "40%"), ("model_bytes", "50kB")]);
+    story.step("The operator halves the budget.");
+    story.measures(6_500);
+    story.step("It is met.");
+    story.limit(&[("latency_p95", "40%"), ("model_bytes", "2kB")]);
+    story.step("The operator asks for less than any rung has: one is asked for.");
+    story.ladder().floors.push((Metric::ModelBytes, 4_000.0));
+    story.step("Pruning found that 4000 bytes are the least.");
+    story.limit(&[("latency_p95", "80%"), ("model_bytes", "100kB")]);
+    story.step("The operator relaxes the budget.");
+    story.measures(11_100);
+    story.step("It rests.");
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/story.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &story.told).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(story.told, golden, "if this is meant: UPDATE_GOLDEN=1 cargo test -p secateur-plan");
+}
