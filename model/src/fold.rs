@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::eval::{self, Depth};
 use crate::{Attribute, Graph, Tensor};
 
-/// Replaces nodes that depend on constants only by their results, and drops what is then unused. An initializer that
+/// Elements of a folded constant, at most: a node of a few bytes may ask for the largest tensor there is.
+const FOLDED_ELEMENTS: usize = 1 << 20;
+
+/// Replaces nodes that depend on constants only by their results, unless those are large, and drops what is then
+/// unused. An initializer that
 /// several values stand for (through `Identity`) becomes a constant of its own for each.
 pub fn constants(graph: &mut Graph) {
     let nodes = std::mem::take(&mut graph.nodes);
@@ -15,7 +19,7 @@ pub fn constants(graph: &mut Graph) {
             && !node.op.starts_with("Random")
             && node.inputs.iter().all(|name| name.is_empty() || graph.initializers.contains_key(name));
         match constant.then(|| eval::compute(graph, &node, &no_values, Depth::Values)) {
-            Some(Ok(results)) => {
+            Some(Ok(results)) if results.iter().all(|result| result.len() <= FOLDED_ELEMENTS) => {
                 let named = node.outputs.iter().zip(results).filter(|(name, _)| !name.is_empty());
                 graph.initializers.extend(named.map(|(name, tensor)| (name.clone(), tensor)));
             }
@@ -212,6 +216,18 @@ mod tests {
             for (a, b) in before["y"].as_f32().unwrap().iter().zip(after["y"].as_f32().unwrap()) {
                 assert!((a - b).abs() < 1e-4, "addend {addend:?}: {a} and {b}");
             }
+        }
+    }
+
+    #[test]
+    fn large_constants_stay_the_nodes_that_make_them() {
+        for (elements, folds) in [(FOLDED_ELEMENTS, true), (FOLDED_ELEMENTS + 1, false)] {
+            let nodes = vec![node("ConstantOfShape", &["n"], "c"), node("Add", &["x", "c"], "y")];
+            let shape = Tensor::i64([1], vec![elements as i64]).unwrap();
+            let mut graph = graph(nodes, &[("n", shape)]);
+            constants(&mut graph);
+            assert_eq!(graph.initializers.contains_key("c"), folds);
+            assert_eq!(graph.nodes.len(), if folds { 1 } else { 2 });
         }
     }
 

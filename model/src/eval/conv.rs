@@ -1,5 +1,7 @@
 //! Convolution: im2col and sgemm a sample, direct for depthwise; samples run in parallel.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Call, Depth, Fault, zeros};
@@ -96,6 +98,15 @@ impl Window {
         (o * self.stride[axis] + k * self.dilation[axis])
             .checked_sub(self.pad[axis])
             .filter(|&position| position < self.input[axis])
+    }
+
+    /// The kernel offsets that meet the input and not its padding at output `o` along `axis`: as many as the input is
+    /// long, at most, whatever the kernel.
+    pub(crate) fn met(&self, axis: usize, o: usize) -> Range<usize> {
+        let offset_of = |padded: usize| {
+            padded.saturating_sub(o * self.stride[axis]).div_ceil(self.dilation[axis]).min(self.kernel[axis])
+        };
+        offset_of(self.pad[axis])..offset_of(self.pad[axis] + self.input[axis])
     }
 
     /// The outputs `from..to` along `axis` whose kernel offset `k` meets the input and not its padding.

@@ -219,12 +219,12 @@ fn batch_norm(call: &Call<'_>) -> Result<Tensor, Fault> {
     let [scale, bias, mean, variance] =
         [1, 2, 3, 4].map(|index| call.floats(index).map(|(_, values)| values));
     let (scale, bias, mean, variance) = (scale?, bias?, mean?, variance?);
-    let channels = shape.get(1).copied().unwrap_or(0);
+    let &[_, channels, ref spatial @ ..] = shape else { return Err("the input has no channels".into()) };
     if [scale, bias, mean, variance].iter().any(|values| values.len() != channels) {
         return Err(format!("parameters do not fit the {channels} channels").into());
     }
     let epsilon = call.node.float("epsilon", 1e-5);
-    let plane: usize = shape[2..].iter().product();
+    let plane: usize = spatial.iter().product();
     let mut y = x.to_vec();
     for (index, values) in y.chunks_mut(plane.max(1)).enumerate() {
         let c = index % channels;

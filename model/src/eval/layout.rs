@@ -4,6 +4,7 @@
 use super::elementwise::{broadcast_indices, broadcast_shape};
 use super::{Call, Fault, axis_of, zeros_count};
 use crate::{Attribute, Tensor};
+use secateur_common::caps;
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     let one = |tensor| Ok(vec![tensor]);
@@ -130,6 +131,9 @@ fn unsqueeze(call: &Call<'_>) -> Result<Tensor, Fault> {
     let tensor = call.input(0)?;
     let axes = call.ints("axes", 1)?.ok_or("no axes are given")?;
     let rank = tensor.shape().len() + axes.len();
+    if rank > caps::TENSOR_RANK {
+        return Err(format!("{rank} axes are over the limit").into());
+    }
     let new = axes.iter().map(|&axis| axis_of(axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut old = tensor.shape().iter();
     let shape: Vec<_> = (0..rank)
@@ -196,10 +200,10 @@ fn split(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     let sizes = match call.ints("split", 1)? {
         Some(sizes) => dims(&sizes)?,
         None => {
-            let parts =
-                usize::try_from(call.node.int("num_outputs", call.node.outputs.len() as i64)).unwrap_or(0);
-            if parts == 0 {
-                return Err("no parts are asked for".into());
+            let outputs = call.node.outputs.len();
+            let parts = usize::try_from(call.node.int("num_outputs", outputs as i64)).unwrap_or(0);
+            if !(1..=outputs).contains(&parts) {
+                return Err(format!("{parts} parts for {outputs} outputs").into());
             }
             let size = length.div_ceil(parts);
             (0..parts).map(|i| size.min(length.saturating_sub(i * size))).collect()
@@ -227,10 +231,13 @@ fn slice(call: &Call<'_>) -> Result<Tensor, Fault> {
     if [ends.len(), axes.len(), steps.len()].iter().any(|&length| length != starts.len()) {
         return Err("starts, ends, axes and steps are of different lengths".into());
     }
+    if starts.len() > rank {
+        return Err(format!("{} slices of {rank} axes", starts.len()).into());
+    }
     let mut result = tensor.clone();
     for (((&start, &end), &axis), &step) in starts.iter().zip(&ends).zip(&axes).zip(&steps) {
         let axis = axis_of(axis, rank)?;
-        let length = tensor.shape()[axis] as i64;
+        let length = result.shape()[axis] as i64;
         let from_end = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
         let keep: Vec<usize> = match step {
             0 => return Err("a step of zero".into()),
@@ -281,6 +288,9 @@ fn pad(call: &Call<'_>) -> Result<Tensor, Fault> {
     for (index, &axis) in axes.iter().enumerate() {
         (before[axis], after[axis]) = (pads[index], pads[index + axes.len()]);
     }
+    if pads.iter().any(|pad| pad.unsigned_abs() > caps::TENSOR_ELEMENTS as u64) {
+        return Err("a pad is over the limit".into());
+    }
     let mode = call.node.text("mode").unwrap_or("constant");
     // Element 0 of the source is the fill; element i + 1 stands for the input's element i.
     let steps = strides(tensor.shape());
@@ -291,6 +301,9 @@ fn pad(call: &Call<'_>) -> Result<Tensor, Fault> {
         let total = length + before[axis] + after[axis];
         let total = usize::try_from(total).map_err(|_| "pads cut away more than there is")?;
         zeros_count(&[total])?;
+        if length == 0 && total > 0 && mode != "constant" {
+            return Err("an empty axis has nothing to repeat".into());
+        }
         let at = |o: usize| source_position(o as i64 - before[axis], length, mode).map(|i| i * steps[axis]);
         choices.push((0..total).map(at).collect::<Vec<_>>());
         shape.push(total);
@@ -418,7 +431,7 @@ fn depth_space(call: &Call<'_>) -> Result<Tensor, Fault> {
     let block = usize::try_from(call.node.int("blocksize", 0)).unwrap_or(0);
     let &[n, c, h, w] = tensor.shape() else { return Err("the input has not four dimensions".into()) };
     let bad = || Fault::from("the block size does not divide the input");
-    if block == 0 {
+    if block == 0 || block > caps::TENSOR_ELEMENTS {
         return Err(bad());
     }
     let permuted = |from: [usize; 6], order: [usize; 6], to: [usize; 4]| -> Result<Tensor, Fault> {
@@ -431,17 +444,16 @@ fn depth_space(call: &Call<'_>) -> Result<Tensor, Fault> {
             return Err(bad());
         }
         let (rows, cols) = (h / block, w / block);
-        return permuted(
-            [n, c, rows, block, cols, block],
-            [0, 3, 5, 1, 2, 4],
-            [n, c * block * block, rows, cols],
-        );
+        let depth = c.checked_mul(block * block).ok_or_else(bad)?;
+        zeros_count(&[n, depth, rows, cols])?;
+        return permuted([n, c, rows, block, cols, block], [0, 3, 5, 1, 2, 4], [n, depth, rows, cols]);
     }
     if !c.is_multiple_of(block * block) {
         return Err(bad());
     }
     let depth = c / (block * block);
-    let to = [n, depth, h * block, w * block];
+    let to = [n, depth, h.saturating_mul(block), w.saturating_mul(block)];
+    zeros_count(&to)?;
     match call.node.text("mode").unwrap_or("DCR") {
         "CRD" => permuted([n, depth, block, block, h, w], [0, 1, 4, 2, 5, 3], to),
         _ => permuted([n, block, block, depth, h, w], [0, 3, 4, 1, 5, 2], to),

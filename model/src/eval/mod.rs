@@ -12,6 +12,8 @@ mod reduce;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use secateur_common::caps;
+
 use crate::tensor::element_count;
 use crate::{DType, Graph, Node, Tensor, TensorError};
 
@@ -161,23 +163,37 @@ fn needed_nodes(graph: &Graph, fetch: &[&str]) -> Vec<usize> {
 }
 
 /// Walks `graph` with the given inputs and calls `see` with each value that can be computed, at its shape; numbers
-/// are real only where they follow from constants and shapes. What cannot be computed is passed over.
+/// are real only where they follow from constants and shapes. What cannot be computed is passed over. The walk ends
+/// where the values still to be read are over [`caps::ACTIVATION_ELEMENTS`] together.
 pub(crate) fn trace<'g>(
     graph: &'g Graph,
     inputs: Vec<(&'g str, Tensor)>,
     mut see: impl FnMut(&'g str, &Tensor),
 ) {
     let mut values: HashMap<&str, Tensor> = inputs.into_iter().collect();
+    let mut live = 0;
     for (name, tensor) in &values {
         see(name, tensor);
+        live += tensor.len();
     }
-    for node in &graph.nodes {
-        let Ok(outputs) = compute(graph, node, &values, Depth::Shapes) else { continue };
-        for (name, tensor) in node.outputs.iter().zip(outputs) {
-            if !name.is_empty() {
-                see(name, &tensor);
+    let mut last_reader: HashMap<&str, usize> = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        last_reader.extend(node.inputs.iter().map(|name| (name.as_str(), index)));
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let outputs = compute(graph, node, &values, Depth::Shapes).unwrap_or_default();
+        for (name, tensor) in node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+            see(name, &tensor);
+            if last_reader.contains_key(name.as_str()) {
+                live += tensor.len();
                 values.insert(name, tensor);
             }
+        }
+        if live > caps::ACTIVATION_ELEMENTS {
+            return;
+        }
+        for name in node.inputs.iter().filter(|name| last_reader.get(name.as_str()) == Some(&index)) {
+            live -= values.remove(name.as_str()).map_or(0, |tensor| tensor.len());
         }
     }
 }

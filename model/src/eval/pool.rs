@@ -22,7 +22,10 @@ pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
 fn windowed(call: &Call<'_>) -> Result<Tensor, Fault> {
     let (shape, x) = call.floats(0)?;
     let kernel = call.node.ints("kernel_shape").ok_or("kernel_shape is missing")?;
-    let kernel: Vec<usize> = kernel.iter().map(|&k| usize::try_from(k).unwrap_or(0)).collect();
+    if kernel.iter().any(|&k| !(1..=1 << 20).contains(&k)) {
+        return Err(format!("bad `kernel_shape` {kernel:?}").into());
+    }
+    let kernel: Vec<usize> = kernel.iter().map(|&k| k as usize).collect();
     if shape.len() != kernel.len() + 2 {
         return Err(format!("input {shape:?} and kernel {kernel:?} do not fit").into());
     }
@@ -43,8 +46,8 @@ fn windowed(call: &Call<'_>) -> Result<Tensor, Fault> {
             let (oy, ox) = (index / window.output[1], index % window.output[1]);
             let mut seen = 0;
             let mut result = if max { f32::NEG_INFINITY } else { 0.0 };
-            for iy in (0..window.kernel[0]).filter_map(|k| window.at(0, oy, k)) {
-                for ix in (0..window.kernel[1]).filter_map(|k| window.at(1, ox, k)) {
+            for iy in window.met(0, oy).filter_map(|k| window.at(0, oy, k)) {
+                for ix in window.met(1, ox).filter_map(|k| window.at(1, ox, k)) {
                     let element = x[iy * window.input[1] + ix];
                     result = if max { result.max(element) } else { result + element };
                     seen += 1;

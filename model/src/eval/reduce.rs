@@ -45,7 +45,7 @@ fn reduce(
     for (x, target) in x.iter().zip(super::elementwise::broadcast_indices(shape, &kept)) {
         sums[target] = step(sums[target], *x);
     }
-    let count = axes.iter().map(|&axis| shape[axis]).product();
+    let count = (0..shape.len()).filter(|axis| axes.contains(axis)).map(|axis| shape[axis]).product();
     let values = sums.into_iter().map(|sum| finish(sum, count)).collect();
     let shape: Vec<usize> = match call.node.int("keepdims", 1) {
         0 => (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect(),
@@ -129,7 +129,7 @@ fn layer_norm(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
 /// Group normalisation; instance normalisation where each channel is its own group.
 fn group_norm(call: &Call<'_>, groups: Option<i64>) -> Result<Vec<Tensor>, Fault> {
     let ((shape, x), (_, scale), (_, bias)) = (call.floats(0)?, call.floats(1)?, call.floats(2)?);
-    let channels = shape.get(1).copied().unwrap_or(0);
+    let &[_, channels, ref spatial @ ..] = shape else { return Err("the input has no channels".into()) };
     let groups = groups.map_or(channels, |groups| usize::try_from(groups).unwrap_or(0));
     if groups == 0 || !channels.is_multiple_of(groups) || scale.len() != bias.len() {
         return Err(format!("{channels} channels in {groups} groups do not fit").into());
@@ -139,7 +139,7 @@ fn group_norm(call: &Call<'_>, groups: Option<i64>) -> Result<Vec<Tensor>, Fault
         length if length == groups => channels / groups, // operator set 18 had a scale a group
         _ => return Err("the scale fits neither channels nor groups".into()),
     };
-    let plane: usize = shape[2..].iter().product();
+    let plane: usize = spatial.iter().product();
     let mut y = x.to_vec();
     for group in y.chunks_mut((channels / groups * plane).max(1)) {
         standardise(group, call.node.float("epsilon", 1e-5));

@@ -105,21 +105,31 @@ proptest! {
             "Conv", "MaxPool", "AveragePool", "Slice", "Pad", "Reshape", "Split", "Gather", "Transpose", "Concat",
             "Squeeze", "Unsqueeze", "Tile", "Resize", "Softmax", "ReduceMean", "Flatten", "DepthToSpace", "Range",
             "Expand", "ConstantOfShape", "Gemm", "MatMul", "GroupNormalization", "LayerNormalization", "ArgMax",
+            "BatchNormalization", "InstanceNormalization", "SpaceToDepth", "ReduceSum",
         ]),
         ints in prop::collection::vec(prop::sample::select(vec![i64::MIN, -3, -1, 0, 1, 2, 3, 7, 1 << 40, i64::MAX]), 0..5),
         shape in prop::collection::vec(0usize..4, 0..5),
         names in prop::sample::subsequence(
             vec!["strides", "pads", "dilations", "kernel_shape", "axes", "axis", "starts", "ends", "steps", "perm",
-                 "split", "group", "shape", "blocksize", "num_groups", "mode"], 0..6),
+                 "split", "group", "shape", "blocksize", "num_groups", "num_outputs", "auto_pad", "mode"], 0..6),
+        mode in prop::sample::select(vec!["constant", "edge", "reflect", "wrap", "nearest"]),
+        same in prop::sample::select(vec!["SAME_UPPER", "SAME_LOWER", "VALID"]),
     ) {
         let attributes: Vec<_> = names.iter().map(|&name| match name {
-            "axis" | "group" | "blocksize" | "num_groups" => (name, Attribute::Int(ints.first().copied().unwrap_or(5))),
+            "axis" | "group" | "blocksize" | "num_groups" | "num_outputs" => {
+                (name, Attribute::Int(ints.first().copied().unwrap_or(5)))
+            }
+            "mode" => (name, Attribute::Bytes(mode.into())),
+            "auto_pad" => (name, Attribute::Bytes(same.into())),
             _ => (name, Attribute::Ints(ints.clone())),
         }).collect();
         let list = Tensor::i64([ints.len()], ints.clone()).unwrap();
         let _ = single(op, &attributes, &[floats(3, &shape), floats(4, &shape), floats(5, &[2])]);
         let _ = single(op, &attributes, &[floats(3, &shape), list.clone(), list.clone(), list.clone(), list.clone()]);
         let _ = single(op, &attributes, &[list.clone(), list.clone(), list]);
+        let channels = floats(6, &[shape.get(1).copied().unwrap_or(0)]);
+        let inputs = [floats(3, &shape), channels.clone(), channels.clone(), channels.clone(), channels];
+        let _ = single(op, &attributes, &inputs);
     }
 }
 
@@ -155,4 +165,70 @@ fn any_value_can_be_fetched_and_a_missing_one_is_named() {
     let shapes = crate::shape::infer(&graph, 3).unwrap();
     assert_eq!(shapes["z"], [3, 2]);
     assert!(!shapes.contains_key("w"));
+}
+
+#[test]
+fn hostile_calls_are_refused() {
+    let refused = |op: &str, attributes: &[(&str, Attribute)], inputs: &[Tensor]| {
+        assert!(single(op, attributes, inputs).is_err(), "{op} {attributes:?}");
+    };
+    let (int, text) = (Attribute::Int, |text: &str| Attribute::Bytes(text.into()));
+    let list = |values: &[i64]| Tensor::i64([values.len()], values.to_vec()).unwrap();
+    let (x, empty) = (floats(1, &[3]), floats(1, &[0]));
+    let none = || empty.clone();
+    refused("BatchNormalization", &[], &[x.clone(), none(), none(), none(), none()]);
+    refused("GroupNormalization", &[("num_groups", int(2))], &[x.clone(), none(), none()]);
+    for mode in ["edge", "reflect", "wrap"] {
+        refused("Pad", &[("mode", text(mode))], &[none(), list(&[1, 1])]);
+    }
+    refused("Pad", &[], &[x.clone(), list(&[i64::MAX, 1])]);
+    refused("Pad", &[], &[x.clone(), list(&[i64::MIN, i64::MAX])]);
+    refused("Split", &[("num_outputs", int(1 << 62))], &[floats(1, &[4])]);
+    refused("Split", &[("num_outputs", int(3))], &[floats(1, &[4])]);
+    refused("Unsqueeze", &[], &[x.clone(), list(&(0..400_000).collect::<Vec<_>>())]);
+    refused("Slice", &[], &[x, list(&[0; 9]), list(&[1; 9])]);
+    refused("Tile", &[], &[floats(1, &[1, 0]), list(&[1 << 40, 1])]);
+    refused("SpaceToDepth", &[("blocksize", int(1 << 40))], &[floats(1, &[1, 1, 0, 0])]);
+    let kernel = Attribute::Ints(vec![1 << 40, 1]);
+    let pool = [("kernel_shape", kernel), ("auto_pad", text("SAME_UPPER"))];
+    refused("MaxPool", &pool, &[floats(1, &[1, 1, 2, 2])]);
+}
+
+#[test]
+fn a_pool_over_all_of_its_padding_walks_the_input_only() {
+    let kernel = Attribute::Ints(vec![1 << 20, 1 << 20]);
+    let attributes = [("kernel_shape", kernel), ("auto_pad", Attribute::Bytes("SAME_UPPER".into()))];
+    let x = Tensor::f32([1, 1, 2, 2], vec![1.0, 4.0, 2.0, 3.0]).unwrap();
+    assert_eq!(single("MaxPool", &attributes, &[x]).unwrap()[0].as_f32().unwrap(), [4.0; 4]);
+}
+
+#[test]
+fn shapes_of_a_long_chain_need_few_values_at_once() {
+    // A pool's zeros are never touched where only shapes are asked for, so this takes no memory.
+    let shape = vec![Dim::Fixed(1), Dim::Fixed(1), Dim::Fixed(1 << 24)];
+    let value = |name: String, shape: Option<Vec<Dim>>| ValueInfo { name, dtype: 1, shape };
+    let node = |index: usize| Node {
+        op: "MaxPool".into(),
+        inputs: vec![format!("t{index}")],
+        outputs: vec![format!("t{}", index + 1)],
+        attributes: BTreeMap::from([("kernel_shape".to_owned(), Attribute::Ints(vec![1]))]),
+        ..Node::default()
+    };
+    // As many elements in all as are allowed at once, and some.
+    let length = secateur_common::caps::ACTIVATION_ELEMENTS / (1 << 24) + 4;
+    let chain = Graph {
+        opsets: vec![OpSet { domain: String::new(), version: 17 }],
+        inputs: vec![value("t0".into(), Some(shape))],
+        outputs: vec![value(format!("t{length}"), None)],
+        nodes: (0..length).map(node).collect(),
+        ..Graph::default()
+    };
+    let shapes = crate::shape::infer(&chain, 1).unwrap();
+    assert!(shapes.contains_key(&format!("t{length}")));
+    // Read once more at the end, all of them are alive together: the walk stops.
+    let mut wide = chain;
+    let all = (0..=length).map(|index| format!("t{index}")).collect();
+    wide.nodes.push(Node { op: "Sum".into(), inputs: all, outputs: vec!["sum".into()], ..Node::default() });
+    let shapes = crate::shape::infer(&wide, 1).unwrap();
+    assert!(!shapes.contains_key(&format!("t{length}")));
 }
