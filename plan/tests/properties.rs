@@ -1,5 +1,7 @@
 //! What holds of every plan, whatever the ladder, the policy and the measurements.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! One device's life, told step by step and compared with `golden/story.txt`. `UPDATE_GOLDEN=1` writes it anew.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod support;
 
 use std::collections::BTreeMap;
