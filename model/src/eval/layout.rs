@@ -1,10 +1,11 @@
 //! Operators that move elements about and leave them as they are. Each makes a list of which element goes where, so
 //! it works for every element type, and for labels in place of values (`groups`).
 
+use secateur_common::caps;
+
 use super::elementwise::{broadcast_indices, broadcast_shape};
 use super::{Call, Fault, axis_of, zeros_count};
 use crate::{Attribute, Tensor};
-use secateur_common::caps;
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     let one = |tensor| Ok(vec![tensor]);
