@@ -1,7 +1,7 @@
 //! The shell: dials, asks `core` for the next step, does it, measures, reports; for ever.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use secateur_common::{ByteCount, Digest, Report, caps, probe_input};
@@ -9,8 +9,9 @@ use secateur_engine::{Dataset, Session};
 use secateur_model::Graph;
 
 use crate::Config;
+use crate::backoff::Backoff;
 use crate::cache::Cache;
-use crate::core::{Active, Step, UpdateRef, next};
+use crate::core::{Active, Step, UpdateRef, Wanted, next};
 use crate::link::{Assignment, Heard, Link, Outcome, Probe};
 use crate::measure::measure;
 use crate::status::Status;
@@ -25,8 +26,8 @@ struct Agent {
     graph: Option<Graph>,
 }
 
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Received bytes are made durable at least this often.
+const FLUSH_BYTES: usize = 64 * 1024;
 
 /// Runs the agent; returns only with an error that it cannot live with.
 ///
@@ -34,14 +35,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Where the data folder or the shard cannot be used.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut agent = Agent::open(config)?;
-    let credential = agent.cache.credential(fresh_credential)?;
-    let mut wait = FIRST_WAIT;
+    let credential = credential(&agent.config.data)?;
+    let mut backoff = Backoff::default();
     loop {
         agent.tell("connecting", false);
+        let dialled = Instant::now();
         let held = agent.cache.held()?;
         match Link::open(&agent.config, credential.clone(), &held).await {
             Ok(link) => {
-                wait = FIRST_WAIT;
                 if let Err(error) = agent.serve(link).await {
                     tracing::warn!("session ended: {error:#}");
                 }
@@ -49,9 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Err(error) => tracing::warn!("cannot connect: {:#}", anyhow::Error::from(error)),
         }
         agent.tell("connecting", false);
-        // Full jitter would let a whole fleet wait least; half keeps a floor under the load of a coordinator that is down.
-        tokio::time::sleep(wait / 2 + wait.mul_f64(jitter() / 2.0)).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        tokio::time::sleep(backoff.after(dialled.elapsed(), jitter())).await;
     }
 }
 
@@ -62,13 +61,17 @@ impl Agent {
         let shard = config.shard.as_deref().map(read_shard).transpose()?;
         let cache = Cache::open(&cache_folder(&config.data))?;
         let mut agent = Self { cache, shard, status: Status::default(), graph: None, config };
-        if let Some(active) = agent.cache.held()?.active {
+        // In force is what can be read: a damaged variant is dropped, and the one before takes its place.
+        while let Some(active) = agent.cache.held()?.active {
             match agent.stored(active.variant) {
-                Ok(graph) => agent.graph = Some(graph),
+                Ok(graph) => {
+                    agent.graph = Some(graph);
+                    break;
+                }
                 Err(error) => {
-                    // Without a graph nothing is in force: it is fetched again.
                     tracing::error!("the variant in force is damaged and is dropped: {error:#}");
                     agent.cache.drop_variant(active.variant)?;
+                    agent.cache.fall_back()?;
                 }
             }
         }
@@ -78,6 +81,9 @@ impl Agent {
     /// One session: what is wanted is brought about, and measured now and then.
     async fn serve(&mut self, mut link: Link) -> anyhow::Result<()> {
         self.tell("idle", true);
+        for report in self.cache.outbox()? {
+            link.report(&report).await?;
+        }
         let mut measurement = tokio::time::interval(Duration::from_secs(self.config.report_s.max(1)));
         loop {
             tokio::select! {
@@ -86,7 +92,7 @@ impl Agent {
                         self.reconcile(&mut link, *assignment).await?;
                         measurement.reset_immediately();
                     }
-                    Heard::Acknowledged(sequence) => tracing::debug!(sequence, "report acknowledged"),
+                    Heard::Acknowledged(sequence) => self.cache.acknowledged(sequence)?,
                     Heard::Nothing => {}
                 },
                 _ = measurement.tick() => self.report(&link).await?,
@@ -98,10 +104,7 @@ impl Agent {
         let Assignment { wanted, probe } = assignment;
         let mut received = ByteCount(0);
         loop {
-            let mut held = self.cache.held()?;
-            if self.graph.is_none() {
-                held.active = None;
-            }
+            let held = self.cache.held()?;
             match next(&held, &wanted) {
                 Step::Rest => return Ok(()),
                 Step::RefuseOld => {
@@ -122,11 +125,27 @@ impl Agent {
                 }
                 Step::Fetch(update) => {
                     self.cache.accept(wanted.generation)?;
-                    received = self.fetch(link, update, &wanted).await?;
+                    let bytes = self.download(link, update).await?;
+                    received = update.size;
+                    if let Err(error) = tokio::task::block_in_place(|| self.store(update, &wanted, &bytes)) {
+                        // A base that cannot be read, or bytes that make something else: a full update helps.
+                        let failure = Some(format!("{error:#}"));
+                        let held = self.cache.held()?.variants;
+                        let told = Outcome {
+                            wanted: &wanted,
+                            failure,
+                            update_bytes: received,
+                            base_unusable: update.base.is_some_and(|base| !held.contains(&base)),
+                            held: &held,
+                        };
+                        link.outcome(told).await?;
+                        self.tell("idle", true);
+                        return Ok(());
+                    }
                 }
                 Step::Activate => {
-                    let failure =
-                        self.activate(&wanted, probe.as_ref()).err().map(|error| format!("{error:#}"));
+                    let done = tokio::task::block_in_place(|| self.activate(&wanted, probe.as_ref()));
+                    let failure = done.err().map(|error| format!("{error:#}"));
                     let held = self.cache.held()?.variants;
                     // Dropped because it was damaged: a full update brings it back.
                     let base_unusable = !held.contains(&wanted.variant);
@@ -145,46 +164,72 @@ impl Agent {
         }
     }
 
-    /// Downloads what is missing of the update, applies it and stores the variant whole.
-    async fn fetch(
-        &mut self,
-        link: &mut Link,
-        update: UpdateRef,
-        wanted: &crate::core::Wanted,
-    ) -> anyhow::Result<ByteCount> {
+    /// Downloads what is missing of the update. A line that breaks is an error; what came is kept.
+    async fn download(&mut self, link: &mut Link, update: UpdateRef) -> anyhow::Result<Vec<u8>> {
         self.cache.drop_partials(Some(update.id))?;
         let mut bytes = self.cache.partial(update.id)?;
+        if bytes.len() as u64 > update.size.get() {
+            self.cache.drop_partials(None)?;
+            bytes.clear();
+        }
         self.progress(bytes.len() as u64, update.size.get());
         let mut download = link.download(update, bytes.len() as u64).await?;
+        let mut flushed = bytes.len();
         while let Some(piece) = download.next().await? {
             if (bytes.len() + piece.len()) as u64 > update.size.get() {
                 bail!("the update is longer than was said");
             }
             self.cache.append_partial(update.id, bytes.len() as u64, &piece)?;
             bytes.extend_from_slice(&piece);
+            if bytes.len() - flushed >= FLUSH_BYTES {
+                self.cache.flush()?;
+                flushed = bytes.len();
+            }
             self.progress(bytes.len() as u64, update.size.get());
         }
-        if Digest::of(&bytes) != update.id {
-            self.cache.drop_partials(None)?;
+        self.cache.flush()?;
+        if (bytes.len() as u64) < update.size.get() {
+            bail!("the update ended early");
+        }
+        Ok(bytes)
+    }
+
+    /// Applies a whole update and stores the variant that it makes. Whatever comes of it, the bytes are used up.
+    fn store(&mut self, update: UpdateRef, wanted: &Wanted, bytes: &[u8]) -> anyhow::Result<()> {
+        self.tell("activating", true);
+        let made = self.applied(update, wanted, bytes);
+        self.cache.drop_partials(None)?;
+        self.cache.store_variant(wanted.variant, &made?)?;
+        Ok(())
+    }
+
+    /// The full encoding of the variant that an update makes.
+    fn applied(&self, update: UpdateRef, wanted: &Wanted, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+        if Digest::of(bytes) != update.id {
             bail!("the update's bytes are not those that were said");
         }
-        self.tell("activating", true);
-        let base = match update.base {
-            Some(base) => Some(self.stored(base)?),
-            None => None,
-        };
-        let applied = secateur_update::apply(base.as_ref(), &bytes)?;
-        if applied.manifest.target != wanted.variant {
-            bail!("the update makes another variant than the one assigned");
+        let manifest = secateur_update::Manifest::read(bytes)?;
+        if (manifest.base, manifest.target, manifest.generation)
+            != (update.base, wanted.variant, wanted.generation)
+        {
+            bail!("the update is for another base, variant or generation than the one assigned");
         }
-        let whole = secateur_update::encode(None, &applied.graph, applied.manifest.generation)?;
-        self.cache.store_variant(wanted.variant, &whole)?;
-        self.cache.drop_partials(None)?;
-        Ok(update.size)
+        let base = match update.base {
+            None => None,
+            Some(base) => match self.stored(base) {
+                Ok(graph) => Some(graph),
+                Err(error) => {
+                    self.cache.drop_variant(base)?;
+                    return Err(error.context("the base is damaged and was dropped"));
+                }
+            },
+        };
+        let applied = secateur_update::apply(base.as_ref(), bytes)?;
+        Ok(secateur_update::encode(None, &applied.graph, wanted.generation)?)
     }
 
     /// Tests the stored variant on the probe and brings it into force.
-    fn activate(&mut self, wanted: &crate::core::Wanted, probe: Option<&Probe>) -> anyhow::Result<()> {
+    fn activate(&mut self, wanted: &Wanted, probe: Option<&Probe>) -> anyhow::Result<()> {
         self.tell("activating", true);
         let active =
             Active { model: wanted.model.clone(), variant: wanted.variant, generation: wanted.generation };
@@ -218,9 +263,16 @@ impl Agent {
             self.tell("idle", true);
             return Ok(());
         };
-        let measured = tokio::task::block_in_place(|| measure(graph, self.shard.as_ref()))?;
+        let measured = match tokio::task::block_in_place(|| measure(graph, self.shard.as_ref())) {
+            Ok(measured) => measured,
+            Err(error) => {
+                // The line is good and the variant serves: what cannot be measured is no reason to end either.
+                tracing::error!("cannot measure: {:#}", anyhow::Error::from(error));
+                return Ok(());
+            }
+        };
         let report = Report {
-            sequence: self.cache.next_sequence()?,
+            sequence: self.cache.next_sequence(unix_s())?,
             model: active.model,
             variant: active.variant,
             generation: active.generation,
@@ -234,6 +286,7 @@ impl Agent {
             disk_bytes: self.cache.disk_bytes(),
             wire_bytes: self.cache.received()?,
         };
+        self.cache.post(&report)?;
         link.report(&report).await?;
         self.tell("idle", true);
         Ok(())
@@ -281,9 +334,46 @@ fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A device's secret: two random UUIDs.
-fn fresh_credential() -> Vec<u8> {
-    [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].iter().flat_map(|part| *part.as_bytes()).collect()
+/// This device's secret, in a file of its own beside the cache; made on the first start.
+fn credential(data: &Path) -> anyhow::Result<Vec<u8>> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = data.join("device.key");
+    let doing = || format!("cannot use the credential {}", path.display());
+    if path.exists() {
+        let key = std::fs::read(&path).with_context(doing)?;
+        if key.len() != KEY_BYTES {
+            bail!(
+                "the credential {} has not {KEY_BYTES} bytes: restore it, or delete it to enrol anew",
+                path.display()
+            );
+        }
+        return Ok(key);
+    }
+    let key = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+        .iter()
+        .flat_map(|part| *part.as_bytes())
+        .collect::<Vec<_>>();
+    let temporary = data.join("device.key.new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(doing)?;
+    file.write_all(&key).and_then(|()| file.sync_all()).with_context(doing)?;
+    std::fs::rename(&temporary, &path).with_context(doing)?;
+    std::fs::File::open(data).and_then(|folder| folder.sync_all()).with_context(doing)?;
+    Ok(key)
+}
+
+/// Bytes of a credential: two random UUIDs, 244 random bits.
+const KEY_BYTES: usize = 32;
+
+/// Seconds since the Unix epoch by this device's clock.
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// From 0 to 1, different in each agent and each time.

@@ -13,6 +13,9 @@ pub struct Dataset {
     labels: Option<Vec<i64>>,
 }
 
+/// A header of an array, at most, in bytes.
+const HEADER_BYTES: usize = 4096;
+
 /// What is wrong with a `.npz`.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -120,6 +123,15 @@ fn open<'a>(
     name: &'static str,
 ) -> Result<(npyz::NpyFile<&'a [u8]>, Vec<usize>), DatasetError> {
     let bad = |problem: String| DatasetError::Bad { name, problem };
+    // The header's own length is believed by the reader, so it is checked before.
+    let length = match (npy.get(6), npy.get(8..12)) {
+        (Some(1), Some(&[a, b, _, _])) => usize::from(u16::from_le_bytes([a, b])),
+        (Some(2 | 3), Some(&[a, b, c, d])) => u32::from_le_bytes([a, b, c, d]) as usize,
+        _ => return Err(bad("it is no .npy array".into())),
+    };
+    if length > HEADER_BYTES {
+        return Err(bad(format!("its header has {length} bytes, over the limit of {HEADER_BYTES}")));
+    }
     let file = npyz::NpyFile::new(npy).map_err(|error| bad(error.to_string()))?;
     if file.order() != npyz::Order::C {
         return Err(bad("its elements are in Fortran order".into()));

@@ -1,6 +1,7 @@
 //! A loaded variant, one inference at a time.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use secateur_model::{Dim, Graph, onnx};
 use tract_onnx::prelude::*;
@@ -59,12 +60,14 @@ impl Session {
         }
         let failed = |error: TractError| EngineError::Tract(format!("{error:#}"));
         let bytes = onnx::write(graph);
-        let model = tract_onnx::onnx()
-            .model_for_read(&mut &bytes[..])
-            .and_then(|model| model.with_input_fact(0, f32::fact(&shape).into()))
-            .and_then(|model| model.into_optimized())
-            .and_then(|model| model.into_runnable())
-            .map_err(failed)?;
+        let lower = || {
+            tract_onnx::onnx()
+                .model_for_read(&mut &bytes[..])
+                .and_then(|model| model.with_input_fact(0, f32::fact(&shape).into()))
+                .and_then(|model| model.into_optimized())
+                .and_then(|model| model.into_runnable())
+        };
+        let model = caught(lower)?.map_err(failed)?;
         Ok(Self { model, input_shape: shape })
     }
 
@@ -89,13 +92,18 @@ impl Session {
         }
         let failed = |error: TractError| EngineError::Tract(format!("{error:#}"));
         let tensor = tract_onnx::prelude::Tensor::from_shape(&self.input_shape, input).map_err(failed)?;
-        let outputs = self.model.run(tvec!(tensor.into())).map_err(failed)?;
+        let outputs = caught(|| self.model.run(tvec!(tensor.into())))?.map_err(failed)?;
         let output = outputs[0].cast_to::<f32>().map_err(failed)?;
         output
             .try_as_plain_ram()
             .and_then(|plain| plain.as_slice::<f32>().map(<[f32]>::to_vec))
             .map_err(failed)
     }
+}
+
+/// tract panics on some graphs; that is an error here, and no reason for a program to end.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| EngineError::Tract("it panicked".into()))
 }
 
 impl fmt::Display for Backend {

@@ -1,16 +1,25 @@
-//! What the device keeps, in sled. Disk types stop here. The cache can be lost: all of it can be fetched again, and a
-//! folder that will not open is moved aside. Values are at most 64 KiB, because sled 0.34 leaks larger ones.
+//! What the device keeps. Disk types stop here.
+//!
+//! Architecture invariant: the cache can be lost: all of it can be fetched again, and one that will not open is moved
+//! aside. The device's identity is therefore not in it.
+
+mod kv;
+mod record;
+mod sled_kv;
 
 use std::path::{Path, PathBuf};
 
-use secateur_common::{ByteCount, Digest, Generation, VariantId, caps};
+use secateur_common::{ByteCount, Digest, Generation, Report, VariantId, caps};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::kv::{Change, Kv, KvError};
+use self::sled_kv::{OpenError, SledKv};
 use crate::core::{Active, Held};
 
 /// The cache of one device.
 pub struct Cache {
-    db: sled::Db,
+    kv: Box<dyn Kv>,
     folder: PathBuf,
 }
 
@@ -19,11 +28,13 @@ pub struct Cache {
 #[allow(missing_docs)]
 pub enum CacheError {
     #[error("the cache cannot be read or written")]
-    Sled(#[from] sled::Error),
-    #[error("the cache's folder cannot be used")]
-    Io(#[from] std::io::Error),
-    #[error("a record of the cache is damaged")]
-    Record(#[from] serde_json::Error),
+    Store(#[source] KvError),
+    #[error("the cache {folder} cannot be opened: is another agent using it?")]
+    Open { folder: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the damaged cache {folder} cannot be moved aside")]
+    Aside { folder: PathBuf, source: std::io::Error },
+    #[error("the cache's record `{0}` is damaged")]
+    Damaged(&'static str),
 }
 
 type Result<T, E = CacheError> = std::result::Result<T, E>;
@@ -31,30 +42,43 @@ type Result<T, E = CacheError> = std::result::Result<T, E>;
 const ACTIVE: &str = "active";
 const PREVIOUS: &str = "previous";
 const ACCEPTED: &str = "accepted";
-const CREDENTIAL: &str = "credential";
 const SEQUENCE: &str = "sequence";
 const RECEIVED: &str = "received";
-/// Pages that sled keeps in memory, bytes.
-const PAGE_CACHE_BYTES: u64 = 1 << 20;
+/// Damaged caches that are kept for inspection.
+const ASIDES: usize = 3;
 
 impl Cache {
-    /// Opens the cache in `folder`. One that will not open is moved aside, and an empty one takes its place.
+    /// Opens the cache in `folder`. One that is damaged is moved aside to `folder.corrupt-N`, and an empty one takes its
+    /// place.
     ///
     /// # Errors
-    /// Where not even an empty one can be made.
+    /// Where another program has it, the disk refuses, or it cannot be moved aside.
     pub fn open(folder: &Path) -> Result<Self> {
-        let open = || sled::Config::new().path(folder).cache_capacity(PAGE_CACHE_BYTES).open();
-        let db = match open() {
-            Ok(db) => db,
-            Err(error) => {
-                tracing::error!(%error, "the cache will not open; it is moved aside and fetched again");
-                let aside = folder.with_extension("broken");
-                let _ = std::fs::remove_dir_all(&aside);
-                std::fs::rename(folder, &aside)?;
-                open()?
+        let refused = |source| CacheError::Open { folder: folder.to_owned(), source: Box::new(source) };
+        let damage = match SledKv::open(folder) {
+            Ok(kv) => {
+                let cache = Self { kv: Box::new(kv), folder: folder.to_owned() };
+                match cache.check() {
+                    Ok(()) => return Ok(cache),
+                    Err(error) => error.to_string(), // the cache is closed here, before it is moved
+                }
             }
+            Err(OpenError::Damaged(problem)) => problem,
+            Err(error) => return Err(refused(error)),
         };
-        Ok(Self { db, folder: folder.to_owned() })
+        tracing::error!(damage, "the cache is moved aside and fetched again");
+        move_aside(folder).map_err(|source| CacheError::Aside { folder: folder.to_owned(), source })?;
+        let kv = SledKv::open(folder).map_err(refused)?;
+        Ok(Self { kv: Box::new(kv), folder: folder.to_owned() })
+    }
+
+    /// Reads every record once.
+    fn check(&self) -> Result<()> {
+        self.held()?;
+        self.record::<Active>(PREVIOUS)?;
+        self.record::<u64>(SEQUENCE)?;
+        self.record::<u64>(RECEIVED)?;
+        self.outbox().map(drop)
     }
 
     /// What is held: what the state machine needs to know.
@@ -62,26 +86,35 @@ impl Cache {
     /// # Errors
     /// Where the cache cannot be read.
     pub fn held(&self) -> Result<Held> {
-        let mut held = Held {
-            active: self.get(ACTIVE)?,
-            accepted: self.get(ACCEPTED)?.unwrap_or_default(),
-            ..Held::default()
-        };
-        for entry in self.db.open_tree("variants")?.iter() {
-            let (key, _) = entry?;
-            held.variants.extend(Digest::try_from(&key[..]).map(VariantId));
-        }
-        Ok(held)
+        let held = self.scan(b"h/")?;
+        let variants = held.iter().filter_map(|(key, _)| Digest::try_from(&key[2..]).ok().map(VariantId));
+        Ok(Held {
+            active: self.record(ACTIVE)?,
+            accepted: self.record(ACCEPTED)?.unwrap_or_default(),
+            variants: variants.collect(),
+        })
     }
 
-    /// Stores a variant: its bytes first, then the record that makes it held.
+    /// The variant that was in force before.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn previous(&self) -> Result<Option<Active>> {
+        self.record(PREVIOUS)
+    }
+
+    /// Stores a variant: its bytes first, then, once they are durable, the record that makes it held.
     ///
     /// # Errors
     /// Where the cache cannot be written, such as on a full disk.
     pub fn store_variant(&self, variant: VariantId, bytes: &[u8]) -> Result<()> {
-        self.write_pieces(&piece_tree(variant.0), bytes)?;
-        let length = (bytes.len() as u64).to_be_bytes();
-        self.db.open_tree("variants")?.insert(variant.0.as_bytes(), &length)?;
+        self.delete_all(&pieces(variant))?;
+        for (index, piece) in bytes.chunks(caps::CACHE_VALUE_BYTES).enumerate() {
+            let key = [&pieces(variant)[..], &(index as u32).to_be_bytes()].concat();
+            self.apply(vec![Change::Put(key, piece.to_vec())])?;
+        }
+        self.flush()?;
+        self.apply(vec![Change::Put(held_key(variant), (bytes.len() as u64).to_be_bytes().to_vec())])?;
         self.flush()
     }
 
@@ -90,43 +123,55 @@ impl Cache {
     /// # Errors
     /// Where the cache cannot be read.
     pub fn variant(&self, variant: VariantId) -> Result<Option<Vec<u8>>> {
-        let Some(length) = self.db.open_tree("variants")?.get(variant.0.as_bytes())? else { return Ok(None) };
-        let bytes = self.read_pieces(&piece_tree(variant.0))?;
-        Ok((length.as_ref() == (bytes.len() as u64).to_be_bytes()).then_some(bytes))
+        let Some(length) = self.kv.get(&held_key(variant)).map_err(CacheError::Store)? else {
+            return Ok(None);
+        };
+        let bytes = self.joined(&pieces(variant))?;
+        Ok((length == (bytes.len() as u64).to_be_bytes()).then_some(bytes))
     }
 
-    /// Forgets a variant.
+    /// Forgets a variant: the record that makes it held first, then its bytes.
     ///
     /// # Errors
     /// Where the cache cannot be written.
     pub fn drop_variant(&self, variant: VariantId) -> Result<()> {
-        self.db.open_tree("variants")?.remove(variant.0.as_bytes())?;
-        self.db.drop_tree(piece_tree(variant.0))?;
+        self.apply(vec![Change::Delete(held_key(variant))])?;
+        self.delete_all(&pieces(variant))?;
         self.flush()
     }
 
-    /// Brings `active` into force; keeps the variant that was, and forgets all others.
+    /// Brings `active` into force in one atomic write; keeps the variant that was, and forgets all others.
     ///
     /// # Errors
     /// Where the cache cannot be written; then the old one stays in force.
     pub fn activate(&self, active: &Active) -> Result<()> {
-        let before: Option<Active> = self.get(ACTIVE)?;
-        let mut batch = sled::Batch::default();
-        batch.insert(ACTIVE, serde_json::to_vec(active)?);
-        batch.insert(ACCEPTED, serde_json::to_vec(&active.generation)?);
-        if let Some(before) = before.as_ref().filter(|before| before.variant != active.variant) {
-            batch.insert(PREVIOUS, serde_json::to_vec(before)?);
+        let before: Option<Active> = self.record(ACTIVE)?;
+        let mut batch = vec![put(ACTIVE, active), put(ACCEPTED, &active.generation)];
+        if let Some(before) = before.filter(|before| before.variant != active.variant) {
+            batch.push(put(PREVIOUS, &before));
         }
-        self.db.apply_batch(batch)?;
+        self.apply(batch)?;
         self.flush()?;
-        let previous: Option<Active> = self.get(PREVIOUS)?;
+        let previous = self.previous()?.map(|previous| previous.variant);
         for variant in self.held()?.variants {
-            let kept = variant == active.variant || previous.as_ref().is_some_and(|p| p.variant == variant);
-            if !kept {
+            if variant != active.variant && Some(variant) != previous {
                 self.drop_variant(variant)?;
             }
         }
         Ok(())
+    }
+
+    /// Goes back to what was in force before, where what is in force is damaged.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn fall_back(&self) -> Result<Option<Active>> {
+        let previous = self.previous()?;
+        let delete = |name: &str| Change::Delete(record::key(name));
+        let active = previous.as_ref().map_or_else(|| delete(ACTIVE), |previous| put(ACTIVE, previous));
+        self.apply(vec![active, delete(PREVIOUS)])?;
+        self.flush()?;
+        Ok(previous)
     }
 
     /// The bytes received so far of the update `id`.
@@ -134,22 +179,23 @@ impl Cache {
     /// # Errors
     /// Where the cache cannot be read.
     pub fn partial(&self, id: Digest) -> Result<Vec<u8>> {
-        self.read_pieces(&partial_tree(id))
+        self.joined(&partials(id))
     }
 
-    /// Appends to the received bytes of the update `id`, which are `offset` so far.
+    /// Appends to the received bytes of the update `id`, which are `offset` so far. Durable after [`Cache::flush`].
     ///
     /// # Errors
     /// Where the cache cannot be written.
     pub fn append_partial(&self, id: Digest, offset: u64, bytes: &[u8]) -> Result<()> {
-        let tree = self.db.open_tree(partial_tree(id))?;
         let mut at = offset;
+        let mut batch = Vec::new();
         for piece in bytes.chunks(caps::CACHE_VALUE_BYTES) {
-            tree.insert(at.to_be_bytes(), piece)?;
+            batch.push(Change::Put([&partials(id)[..], &at.to_be_bytes()].concat(), piece.to_vec()));
             at += piece.len() as u64;
         }
-        self.add(RECEIVED, bytes.len() as u64)?;
-        self.flush()
+        let received = self.record::<u64>(RECEIVED)?.unwrap_or(0).saturating_add(bytes.len() as u64);
+        batch.push(put(RECEIVED, &received));
+        self.apply(batch)
     }
 
     /// Forgets all partial updates but `keep`.
@@ -157,45 +203,73 @@ impl Cache {
     /// # Errors
     /// Where the cache cannot be written.
     pub fn drop_partials(&self, keep: Option<Digest>) -> Result<()> {
-        let keep = keep.map(|id| partial_tree(id).into_bytes());
-        for name in self.db.tree_names() {
-            if name.starts_with(b"partial/") && Some(name.as_ref()) != keep.as_deref() {
-                self.db.drop_tree(name)?;
-            }
-        }
-        Ok(())
+        let kept = keep.map(partials);
+        let other = |key: &[u8]| kept.as_ref().is_none_or(|kept| !key.starts_with(kept));
+        let gone = self.scan(b"p/")?.into_iter().map(|(key, _)| key).filter(|key| other(key));
+        self.apply(gone.map(Change::Delete).collect())
     }
 
-    /// This device's credential; `fresh` becomes it where there is none.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read or written.
-    pub fn credential(&self, fresh: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
-        if let Some(credential) = self.get(CREDENTIAL)? {
-            return Ok(credential);
-        }
-        let credential = fresh();
-        self.db.insert(CREDENTIAL, serde_json::to_vec(&credential)?)?;
-        self.flush()?;
-        Ok(credential)
-    }
-
-    /// The next report's number, never given twice.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn next_sequence(&self) -> Result<u64> {
-        let sequence = self.add(SEQUENCE, 1)?;
-        self.flush()?;
-        Ok(sequence)
-    }
-
-    /// Update bytes received since the device was enrolled.
+    /// Update bytes received since the cache was made.
     ///
     /// # Errors
     /// Where the cache cannot be read.
     pub fn received(&self) -> Result<ByteCount> {
-        Ok(ByteCount(self.get(RECEIVED)?.unwrap_or(0)))
+        Ok(ByteCount(self.record(RECEIVED)?.unwrap_or(0)))
+    }
+
+    /// The newest generation that was accepted, durable before anything is done for it.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn accept(&self, generation: Generation) -> Result<()> {
+        self.apply(vec![put(ACCEPTED, &generation)])?;
+        self.flush()
+    }
+
+    /// The next report's number, never given twice, even to a cache that was lost: `floor`, such as the time, is a lower
+    /// bound.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn next_sequence(&self, floor: u64) -> Result<u64> {
+        let sequence = self.record::<u64>(SEQUENCE)?.unwrap_or(0).saturating_add(1).max(floor);
+        self.apply(vec![put(SEQUENCE, &sequence)])?;
+        self.flush()?;
+        Ok(sequence)
+    }
+
+    /// Keeps a report until it is acknowledged. Over [`caps::OUTBOX_REPORTS`] the oldest is dropped.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn post(&self, report: &Report) -> Result<()> {
+        let waiting = self.scan(b"o/")?;
+        let surplus = (waiting.len() + 1).saturating_sub(caps::OUTBOX_REPORTS);
+        let mut batch: Vec<Change> =
+            waiting.into_iter().take(surplus).map(|(key, _)| Change::Delete(key)).collect();
+        batch.push(Change::Put(outbox_key(report.sequence), record::encode(report)));
+        self.apply(batch)?;
+        self.flush()
+    }
+
+    /// The reports that wait, oldest first.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn outbox(&self) -> Result<Vec<Report>> {
+        let decode =
+            |(_, value): (Vec<u8>, Vec<u8>)| record::decode(&value).ok_or(CacheError::Damaged("report"));
+        self.scan(b"o/")?.into_iter().map(decode).collect()
+    }
+
+    /// The coordinator has this report and all before.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn acknowledged(&self, sequence: u64) -> Result<()> {
+        let last = outbox_key(sequence);
+        let gone = self.scan(b"o/")?.into_iter().map(|(key, _)| key).filter(|key| *key <= last);
+        self.apply(gone.map(Change::Delete).collect())
     }
 
     /// Bytes of the cache on disk.
@@ -212,103 +286,66 @@ impl Cache {
         ByteCount(size(&self.folder))
     }
 
-    /// The newest generation that was accepted, durable before anything is done for it.
+    /// All that was written so far is durable when this returns.
     ///
     /// # Errors
-    /// Where the cache cannot be written.
-    pub fn accept(&self, generation: Generation) -> Result<()> {
-        self.db.insert(ACCEPTED, serde_json::to_vec(&generation)?)?;
-        self.flush()
+    /// Where the disk refuses.
+    pub fn flush(&self) -> Result<()> {
+        self.kv.flush().map_err(CacheError::Store)
     }
 
-    fn add(&self, key: &str, amount: u64) -> Result<u64> {
-        let sum = self.get::<u64>(key)?.unwrap_or(0).saturating_add(amount);
-        self.db.insert(key, serde_json::to_vec(&sum)?)?;
-        Ok(sum)
+    fn record<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
+        let value = self.kv.get(&record::key(name)).map_err(CacheError::Store)?;
+        value.map(|value| record::decode(&value).ok_or(CacheError::Damaged(name))).transpose()
     }
 
-    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let record = self.db.get(key)?;
-        Ok(record.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
+    fn apply(&self, changes: Vec<Change>) -> Result<()> {
+        self.kv.apply(changes).map_err(CacheError::Store)
     }
 
-    fn write_pieces(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let tree = self.db.open_tree(name)?;
-        tree.clear()?;
-        for (index, piece) in bytes.chunks(caps::CACHE_VALUE_BYTES).enumerate() {
-            tree.insert((index as u64).to_be_bytes(), piece)?;
-        }
-        Ok(())
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<kv::Pair>> {
+        self.kv.scan(prefix).map_err(CacheError::Store)
     }
 
-    fn read_pieces(&self, name: &str) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for entry in self.db.open_tree(name)?.iter() {
-            bytes.extend_from_slice(&entry?.1);
-        }
-        Ok(bytes)
+    fn joined(&self, prefix: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.scan(prefix)?.into_iter().flat_map(|(_, piece)| piece).collect())
     }
 
-    fn flush(&self) -> Result<()> {
-        self.db.flush()?;
-        Ok(())
+    fn delete_all(&self, prefix: &[u8]) -> Result<()> {
+        self.apply(self.scan(prefix)?.into_iter().map(|(key, _)| Change::Delete(key)).collect())
     }
 }
 
-fn piece_tree(digest: Digest) -> String {
-    format!("pieces/{digest}")
+fn put(name: &str, value: &impl Serialize) -> Change {
+    Change::Put(record::key(name), record::encode(value))
 }
 
-fn partial_tree(digest: Digest) -> String {
-    format!("partial/{digest}")
+fn held_key(variant: VariantId) -> Vec<u8> {
+    [&b"h/"[..], variant.0.as_bytes()].concat()
+}
+
+fn pieces(variant: VariantId) -> Vec<u8> {
+    [&b"v/"[..], variant.0.as_bytes()].concat()
+}
+
+fn partials(id: Digest) -> Vec<u8> {
+    [&b"p/"[..], id.as_bytes()].concat()
+}
+
+fn outbox_key(sequence: u64) -> Vec<u8> {
+    [&b"o/"[..], &sequence.to_be_bytes()].concat()
+}
+
+/// Renames a damaged cache to the first free `folder.corrupt-N`; the oldest goes where there are too many.
+fn move_aside(folder: &Path) -> std::io::Result<()> {
+    let aside = |n: usize| folder.with_extension(format!("corrupt-{n}"));
+    let free = (1..=ASIDES).find(|&n| !aside(n).exists());
+    if free.is_none() {
+        std::fs::remove_dir_all(aside(1))?;
+        (2..=ASIDES).try_for_each(|n| std::fs::rename(aside(n), aside(n - 1)))?;
+    }
+    std::fs::rename(folder, aside(free.unwrap_or(ASIDES)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_stored_is_held_across_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("cache");
-        let bytes: Vec<u8> = (0..200_000u32).map(|i| i as u8).collect();
-        let ids: Vec<_> = (1..=3).map(|byte| VariantId(Digest::from_bytes([byte; 32]))).collect();
-        let active = |index: usize| Active {
-            model: "m".parse().unwrap(),
-            variant: ids[index],
-            generation: Generation(index as u64 + 1),
-        };
-        {
-            let cache = Cache::open(&path).unwrap();
-            for (index, id) in ids.iter().enumerate() {
-                cache.store_variant(*id, &bytes).unwrap();
-                cache.activate(&active(index)).unwrap();
-            }
-            cache.append_partial(Digest::of(b"u"), 0, &bytes[..100_000]).unwrap();
-            cache.append_partial(Digest::of(b"u"), 100_000, &bytes[100_000..]).unwrap();
-        }
-        let cache = Cache::open(&path).unwrap();
-        let held = cache.held().unwrap();
-        assert_eq!((held.active, held.accepted), (Some(active(2)), Generation(3)));
-        assert_eq!(
-            held.variants.into_iter().collect::<Vec<_>>(),
-            ids[1..],
-            "the one in force and the one before"
-        );
-        assert_eq!(cache.variant(ids[2]).unwrap().unwrap(), bytes);
-        assert_eq!(cache.partial(Digest::of(b"u")).unwrap(), bytes);
-        assert_eq!(cache.received().unwrap(), ByteCount(200_000));
-        assert_eq!(cache.credential(|| vec![1]).unwrap(), cache.credential(|| vec![2]).unwrap());
-    }
-
-    #[test]
-    fn a_cache_that_will_not_open_is_moved_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("cache");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::write(path.join("conf"), b"no sled").unwrap();
-        std::fs::write(path.join("db"), [7; 4096]).unwrap();
-        let cache = Cache::open(&path).unwrap();
-        assert!(cache.held().unwrap().active.is_none());
-    }
-}
+mod tests;

@@ -1,0 +1,93 @@
+//! The store on disk: sled 0.34.7, within the limits that were measured of it (DESIGN section 4): values of at most
+//! 64 KiB, a small page cache, a flush before anything is acknowledged, an opening that may fail or panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::kv::{Change, Kv, KvError, Pair, assert_within_cap};
+
+/// Pages that sled keeps in memory, bytes.
+const PAGE_CACHE_BYTES: u64 = 1 << 20;
+
+/// A sled database.
+pub(crate) struct SledKv(sled::Db);
+
+/// Why it will not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// What is there is damaged: it can be moved aside.
+    #[error("the cache is damaged: {0}")]
+    Damaged(String),
+    /// Another program has it, or the disk or its permissions refuse: nothing may be moved.
+    #[error("the cache cannot be opened")]
+    Refused(#[source] sled::Error),
+}
+
+impl SledKv {
+    pub(crate) fn open(folder: &Path) -> Result<Self, OpenError> {
+        let open = || sled::Config::new().path(folder).cache_capacity(PAGE_CACHE_BYTES).open();
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(db)) => Ok(Self(db)),
+            Ok(Err(error @ (sled::Error::Corruption { .. } | sled::Error::ReportableBug(_)))) => {
+                Err(OpenError::Damaged(error.to_string()))
+            }
+            Ok(Err(sled::Error::Unsupported(problem))) => Err(OpenError::Damaged(problem)),
+            // sled tells a damaged configuration file as an I/O error of these kinds.
+            Ok(Err(sled::Error::Io(error)))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                Err(OpenError::Damaged(error.to_string()))
+            }
+            Ok(Err(error)) => Err(OpenError::Refused(error)),
+            Err(_) => Err(OpenError::Damaged("opening it panicked".into())),
+        }
+    }
+}
+
+impl Kv for SledKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.0.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, KvError> {
+        let pair = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
+            entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(KvError::from)
+        };
+        self.0.scan_prefix(prefix).map(pair).collect()
+    }
+
+    fn apply(&self, changes: Vec<Change>) -> Result<(), KvError> {
+        assert_within_cap(&changes);
+        let mut batch = sled::Batch::default();
+        for change in changes {
+            match change {
+                Change::Put(key, value) => batch.insert(key, value),
+                Change::Delete(key) => batch.remove(key),
+            }
+        }
+        Ok(self.0.apply_batch(batch)?)
+    }
+
+    fn flush(&self) -> Result<(), KvError> {
+        self.0.flush()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_conforms_and_a_second_opener_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let kv = SledKv::open(folder.path()).unwrap();
+        super::super::kv::conformance(&kv);
+        assert!(matches!(SledKv::open(folder.path()), Err(OpenError::Refused(_))), "its lock is held");
+        drop(kv);
+        assert_eq!(SledKv::open(folder.path()).unwrap().get(b"a/1").unwrap().as_deref(), Some(&b"uno"[..]));
+    }
+}
