@@ -80,7 +80,7 @@ fn the_agent_never_links_the_pruner_or_the_planner() {
     }
     for id in seen {
         let name = metadata[id].name.as_str();
-        let banned = ["secateur-prune", "secateur-plan", "secateur-coordinator", "redb", "faer"];
+        let banned = ["secateur-prune", "secateur-plan", "secateur-coordinator", "redb"];
         assert!(!banned.contains(&name), "the agent links {name}");
     }
 }
