@@ -30,7 +30,14 @@ impl Path {
                     order.into_iter().enumerate().map(|(at, channel)| (rate(at), channel)).collect()
                 }
                 Method::Threshold => by_size(rms(graph, group)),
-                Method::Magnitude | Method::Obs => {
+                // Every group at the same rate, smallest first: a score that knows nothing of the next layers must not
+                // empty one group before another.
+                Method::Obs => {
+                    let rate = |at: usize| at as f64 / group.channels as f64;
+                    let order = by_size(rms(graph, group)).into_iter().enumerate();
+                    order.map(|(at, (_, channel))| (rate(at), channel)).collect()
+                }
+                Method::Magnitude => {
                     let sizes = rms(graph, group);
                     let mean = sizes.iter().sum::<f64>() / sizes.len().max(1) as f64;
                     by_size(sizes.iter().map(|size| size / mean.max(f64::MIN_POSITIVE)).collect())

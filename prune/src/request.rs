@@ -14,8 +14,8 @@ pub enum Method {
     Threshold,
     /// Smallest norm first: L2 of a channel's weights, relative to its layer's mean; |w| over all layers for weights.
     Magnitude,
-    /// Sequential least-squares refit of what is left, on calibration data without labels. The order is still that
-    /// of `magnitude`: the second-moment score (optimal brain surgeon over channels) is to come.
+    /// Sequential least-squares refit of what is left, on calibration data without labels. Every group is cut at the
+    /// same rate, smallest weights first: the second-moment score (optimal brain surgeon over channels) is to come.
     Obs,
 }
 
@@ -108,7 +108,7 @@ pub struct Request<'a> {
 }
 
 /// The share of a large layer's inputs that a refit changes where the result is shipped as a delta: on LeNet-5 at 25 %
-/// of the MACs it costs half a point of accuracy and more than halves the update (docs/prune.md).
+/// of the MACs it costs about half a point of accuracy and more than halves the update (docs/prune.md).
 pub const SHIPPED_SHARE: f64 = 0.2;
 
 /// What a family of variants is built from.
