@@ -113,4 +113,56 @@ mod tests {
         assert_eq!(next(&held, &wanted(2, 2, Some(3))), Step::AskForFull);
         assert_eq!(next(&held, &wanted(0, 2, None)), Step::RefuseOld);
     }
+
+    proptest::proptest! {
+        /// Whatever is held and wanted, in whatever order: a step never goes back, never starts from what is not held,
+        /// and following the steps always ends, with the wanted variant in force or a plain refusal.
+        #[test]
+        fn every_state_leads_to_an_end(
+            held in proptest::collection::btree_set(0u8..5, 0..4),
+            active in proptest::option::of((0u8..5, 0u64..4)),
+            accepted in 0u64..4,
+            generation in 0u64..5,
+            variant in 0u8..5,
+            base in proptest::option::of(0u8..5),
+        ) {
+            let wanted = wanted(generation, variant, base);
+            let active = active.map(|(variant, generation)| Active {
+                model: wanted.model.clone(),
+                variant: id(variant),
+                generation: Generation(generation),
+            });
+            let variants = held.into_iter().map(id).chain(active.as_ref().map(|active| active.variant)).collect();
+            let mut held = Held { active, variants, accepted: Generation(accepted) };
+            for _ in 0..3 {
+                match next(&held, &wanted) {
+                    Step::RefuseOld => {
+                        proptest::prop_assert!(wanted.generation < held.accepted);
+                        return Ok(());
+                    }
+                    Step::AskForFull => {
+                        proptest::prop_assert!(base.is_some_and(|base| !held.variants.contains(&id(base))));
+                        return Ok(());
+                    }
+                    Step::Fetch(update) => {
+                        proptest::prop_assert!(update.base.is_none_or(|base| held.variants.contains(&base)));
+                        held.accepted = wanted.generation;
+                        held.variants.insert(wanted.variant);
+                    }
+                    Step::Activate => {
+                        proptest::prop_assert!(held.variants.contains(&wanted.variant));
+                        let (model, variant) = (wanted.model.clone(), wanted.variant);
+                        held.active = Some(Active { model, variant, generation: wanted.generation });
+                        held.accepted = wanted.generation;
+                    }
+                    Step::Rest => {
+                        let active = held.active.as_ref().map(|active| (active.variant, active.generation));
+                        proptest::prop_assert_eq!(active, Some((wanted.variant, wanted.generation)));
+                        return Ok(());
+                    }
+                }
+            }
+            proptest::prop_assert_eq!(next(&held, &wanted), Step::Rest);
+        }
+    }
 }
