@@ -1,35 +1,40 @@
-//! One tensor to and from its coded stream. Encoder and decoder go through the same models in the same order; the
-//! models' state is carried from tensor to tensor, so that many small tensors learn from each other.
+//! The models of coded tensors, and the encoder's side of them. Encoder and decoder go through the same models in the
+//! same order; the models' state is carried from tensor to tensor, so that many small tensors learn from each other.
 
 use secateur_model::Tensor;
 
-use crate::DecodeError;
 use crate::entry::Context;
-use crate::floats::{self, Floats};
+use crate::floats::{self, Floats, Recent};
 use crate::grid::Grid;
 use crate::levels::{self, Levels};
-use crate::range::{Decoder, Encoder};
+use crate::manifest::FORMAT;
+use crate::range::Encoder;
+use crate::trace::Trace;
 
-/// The state of the models.
-#[derive(Clone)]
+/// The state of the models; each is made when it is first needed.
+#[derive(Clone, Default)]
 pub(crate) struct Models {
-    levels: Levels,
-    floats: Floats,
+    levels: Option<Levels>,
+    floats: Option<Floats>,
 }
 
-/// The old values of a tensor, and how they serve as context.
+/// Old values, and how they serve as context.
 #[derive(Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) context: Context,
     pub(crate) old: &'a [f32],
 }
 
-/// The longest row of the models; longer ones are broken.
-const COLUMNS: usize = 1 << 16;
+/// The longest row of the models.
+const COLUMNS: usize = 1 << 12;
 
 impl Models {
-    pub(crate) fn new() -> Self {
-        Self { levels: Levels::new(), floats: Floats::new() }
+    pub(crate) fn levels(&mut self) -> &mut Levels {
+        self.levels.get_or_insert_with(Levels::new)
+    }
+
+    pub(crate) fn floats(&mut self) -> &mut Floats {
+        self.floats.get_or_insert_with(Floats::new)
     }
 
     /// The stream of the levels of a tensor of `shape`.
@@ -42,41 +47,14 @@ impl Models {
     ) -> Vec<u8> {
         let mut encoder = Encoder::new();
         let strict = known.is_some_and(|known| known.context.strict);
-        let geometry = (levels.len(), columns(shape));
-        let old = |at| old_level(grid, known, at);
-        let coded = self.levels.tensor(&mut encoder, geometry, strict, |at| levels[at], old, |_| ());
-        debug_assert!(coded.is_ok(), "an encoder does not run out of bytes");
+        let columns = columns(FORMAT, shape);
+        let mut trace = Trace::new(columns.min(levels.len()));
+        for (row, levels) in levels.chunks(columns).enumerate() {
+            let old = |column| old_level(grid, known, row * columns + column);
+            self.levels().row(&mut encoder, &mut trace, (&mut 0, levels.len()), strict, levels, old);
+            trace.end_row();
+        }
         encoder.finish()
-    }
-
-    /// The values of a tensor of `shape` on a grid.
-    ///
-    /// # Errors
-    /// Where the stream is not exactly that of such a tensor.
-    pub(crate) fn decode_levels(
-        &mut self,
-        shape: &[usize],
-        grid: Grid,
-        known: Option<Known<'_>>,
-        stream: &[u8],
-    ) -> Result<Vec<f32>, DecodeError> {
-        let mut decoder = Decoder::new(stream);
-        let strict = known.is_some_and(|known| known.context.strict);
-        let geometry = (shape.iter().product(), columns(shape));
-        let old = |at| old_level(grid, known, at);
-        let mut values = Vec::new(); // grows with what the stream really holds
-        self.levels.tensor(
-            &mut decoder,
-            geometry,
-            strict,
-            |_| 0,
-            old,
-            |row| {
-                values.extend(row.iter().map(|&level| grid.value(level)));
-            },
-        )?;
-        decoder.finish()?;
-        Ok(values)
     }
 
     /// The stream of exact floats.
@@ -87,62 +65,45 @@ impl Models {
         known: Option<Known<'_>>,
     ) -> Vec<u8> {
         let mut encoder = Encoder::new();
-        let geometry = (values.len(), columns(shape));
-        let old = |at| old_float(known, at);
-        let coded = self.floats.tensor(&mut encoder, geometry, |at| values[at], old, |_| ());
-        debug_assert!(coded.is_ok(), "an encoder does not run out of bytes");
+        let columns = columns(FORMAT, shape);
+        let (mut trace, mut recent) = (Trace::new(columns.min(values.len())), Recent::default());
+        for (row, values) in values.chunks(columns).enumerate() {
+            let old = |column| old_float(known, row * columns + column);
+            let extent = (&mut 0, values.len());
+            self.floats().row(&mut encoder, &mut trace, &mut recent, extent, values, old, |_| ());
+            trace.end_row();
+        }
         encoder.finish()
-    }
-
-    /// Exact floats.
-    ///
-    /// # Errors
-    /// Where the stream is not exactly that of such a tensor.
-    pub(crate) fn decode_floats(
-        &mut self,
-        shape: &[usize],
-        known: Option<Known<'_>>,
-        stream: &[u8],
-    ) -> Result<Vec<f32>, DecodeError> {
-        let mut decoder = Decoder::new(stream);
-        let geometry = (shape.iter().product(), columns(shape));
-        let old = |at| old_float(known, at);
-        let mut values = Vec::new();
-        self.floats.tensor(&mut decoder, geometry, |_| 0.0, old, |value| values.push(value))?;
-        decoder.finish()?;
-        Ok(values)
     }
 }
 
-fn old_level(grid: Grid, known: Option<Known<'_>>, at: usize) -> levels::Old {
+pub(crate) fn old_level(grid: Grid, known: Option<Known<'_>>, at: usize) -> levels::Old {
     let nothing = levels::Old { sixteenths: 0, kept: false };
-    known.map_or(nothing, |known| match known.keeps(at) {
+    known.map_or(nothing, |known| match known.context.keeps(known.old[at]) {
         false if known.context.strict => nothing, // not asked for
         kept => levels::Old { sixteenths: grid.sixteenths(known.old[at]), kept },
     })
 }
 
-fn old_float(known: Option<Known<'_>>, at: usize) -> floats::Old {
+pub(crate) fn old_float(known: Option<Known<'_>>, at: usize) -> floats::Old {
     known.map_or(floats::Old { value: 0.0, kept: false }, |known| floats::Old {
         value: known.old[at],
-        kept: known.keeps(at),
+        kept: known.context.keeps(known.old[at]),
     })
 }
 
-impl Known<'_> {
-    fn keeps(&self, at: usize) -> bool {
-        self.old[at] != 0.0 && self.context.threshold.is_none_or(|threshold| threshold.keeps(self.old[at]))
-    }
-}
-
-/// The elements after the first axis make a row: the weights of one output. A vector is one row.
-fn columns(shape: &[usize]) -> usize {
+/// The elements after the first axis make a row: the weights of one output. A vector is one row. Long rows are cut into
+/// equal parts, so that what a decoder keeps of a row is little; in version 1 of the format, after many elements.
+pub(crate) fn columns(format: u8, shape: &[usize]) -> usize {
     let row: usize = match shape {
         [] => 1,
         [length] => *length,
         [_, row @ ..] => row.iter().product(),
     };
-    row.clamp(1, COLUMNS)
+    match format {
+        1 => row.clamp(1, 1 << 16),
+        _ => row.div_ceil(row.div_ceil(COLUMNS).max(1)).max(1),
+    }
 }
 
 /// Nonzeros of a float tensor; 0 for others.

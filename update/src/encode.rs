@@ -23,7 +23,7 @@ pub fn encode(base: Option<&Graph>, target: &Graph, generation: Generation) -> R
     let mut payload = Vec::new();
 
     let text = Text::of(target);
-    let held = base.map(Text::of);
+    let held = base.map(|base| Text::of(base));
     if held.as_ref() != Some(&text) {
         limit("skeleton", text.skeleton.len(), caps::SKELETON_BYTES)?;
         limit("name table", text.names.len(), caps::SKELETON_BYTES)?;
@@ -39,7 +39,7 @@ pub fn encode(base: Option<&Graph>, target: &Graph, generation: Generation) -> R
     manifest.sets.stored = sets.len();
     payload.extend(sets);
 
-    let mut models = Models::new();
+    let mut models = Models::default();
     for (name, tensor) in &target.initializers {
         let (entry, stream) = cheapest(&mut models, &Old::of(base, &gathers, name, tensor), tensor);
         manifest.tensors.push(entry);
@@ -64,8 +64,7 @@ fn limit(what: &'static str, value: usize, limit: usize) -> Result<(), EncodeErr
 fn coded_sets(sets: &[IndexSet]) -> Vec<u8> {
     let mut encoder = Encoder::new();
     for set in sets {
-        let coded = IndexSet::code(&mut encoder, (set.base, set.kept.len()), &set.kept);
-        debug_assert!(coded.is_ok(), "an encoder does not run out of bytes");
+        IndexSet::new(set.base).code(&mut encoder, &mut 0, set.kept.len(), &set.kept);
     }
     encoder.finish()
 }

@@ -43,6 +43,7 @@ pub(crate) enum Op {
     Keep,
     Rule { threshold: Threshold },
     Sparse { grid: Grid, context: Option<Context> },
+    Gap { grid: Grid, context: Option<Context> },
     Dense { context: Option<Context> },
     Raw { dtype: DType },
 }
@@ -56,6 +57,13 @@ pub(crate) struct Context {
     pub(crate) strict: bool,
 }
 
+impl Context {
+    /// Whether the mask rule keeps an element.
+    pub(crate) fn keeps(self, old: f32) -> bool {
+        old != 0.0 && self.threshold.is_none_or(|threshold| threshold.keeps(old))
+    }
+}
+
 /// A magnitude; its sign bit tells whether a rule's zeros keep the sign of what they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Threshold(pub(crate) u32);
@@ -63,6 +71,11 @@ pub(crate) struct Threshold(pub(crate) u32);
 impl Threshold {
     pub(crate) fn keeps(self, old: f32) -> bool {
         old.abs() >= f32::from_bits(self.0 & !(1 << 31))
+    }
+
+    /// The rule on many values at once.
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = self.rule(*value));
     }
 
     pub(crate) fn rule(self, old: f32) -> f32 {
@@ -80,6 +93,7 @@ const RULE: u8 = 2;
 const SPARSE: u8 = 3;
 const DENSE: u8 = 4;
 const RAW: u8 = 5;
+const GAP: u8 = 6;
 pub(crate) const OP: u8 = 7;
 const GATHERED: u8 = 1 << 3;
 const GIVEN: u8 = 1 << 4;
@@ -107,10 +121,11 @@ impl Entry {
         }
     }
 
+    /// Reads an entry of a file of version `format`, its first byte read already.
     pub(crate) fn read(
         head: u8,
         reader: &mut Reader<'_>,
-        has_base: bool,
+        (format, has_base): (u8, bool),
         sets: usize,
     ) -> Result<Self, DecodeError> {
         let shape = match head & (GATHERED | GIVEN) {
@@ -121,11 +136,12 @@ impl Entry {
         };
         let elements = reader.count("number of elements", caps::TENSOR_ELEMENTS)?;
         let needs_base = !matches!(shape, Shape::Given(_));
-        let context = read_context(head, reader, matches!(head & OP, SPARSE | DENSE))?;
+        let context = read_context(head, reader, matches!(head & OP, SPARSE | DENSE | GAP))?;
         let op = match head & OP {
             KEEP if matches!(shape, Shape::Gathered(_)) => Op::Keep,
             RULE if needs_base => Op::Rule { threshold: Threshold(u32::from_le_bytes(reader.array()?)) },
             SPARSE => Op::Sparse { grid: read_grid(reader)?, context },
+            GAP if format > 1 => Op::Gap { grid: read_grid(reader)?, context },
             DENSE => Op::Dense { context },
             RAW if !matches!(shape, Shape::Gathered(_)) => {
                 Op::Raw { dtype: DType(i32::from(reader.byte()?)) }
@@ -149,6 +165,9 @@ impl Entry {
             Op::Keep | Op::Rule { .. } => 0,
             _ => reader.count("stream", caps::UPDATE_BYTES)?,
         };
+        if matches!(op, Op::Gap { .. }) && elements > max_gap_elements(stored) {
+            return Err(DecodeError::TooLarge { what: "number of elements", limit: max_gap_elements(stored) });
+        }
         Ok(Self { op, shape, elements, nonzeros, stored })
     }
 
@@ -157,6 +176,7 @@ impl Entry {
             Op::Keep => (KEEP, None),
             Op::Rule { .. } => (RULE, None),
             Op::Sparse { context, .. } => (SPARSE, context),
+            Op::Gap { context, .. } => (GAP, context),
             Op::Dense { context } => (DENSE, context),
             Op::Raw { .. } => (RAW, None),
         };
@@ -185,7 +205,7 @@ impl Entry {
         }
         match self.op {
             Op::Rule { threshold } => bytes.extend_from_slice(&threshold.0.to_le_bytes()),
-            Op::Sparse { grid, .. } => {
+            Op::Sparse { grid, .. } | Op::Gap { grid, .. } => {
                 put(bytes, grid.multiple().into());
                 put_signed(bytes, grid.exponent());
             }
@@ -220,6 +240,12 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, DecodeError> {
         Some(_) => Ok(shape),
         None => Err(DecodeError::TooLarge { what: "tensor", limit: caps::TENSOR_ELEMENTS }),
     }
+}
+
+/// Elements that a stream of the gap coder may tell of: as many for a byte as the binary coder can at most, so that a few
+/// bytes never stand for a large tensor.
+pub(crate) fn max_gap_elements(stored: usize) -> usize {
+    stored.saturating_mul(1 << 14)
 }
 
 /// The elements of a shape, where they are within the cap.

@@ -3,6 +3,8 @@
 use secateur_common::VariantId;
 use secateur_model::TensorError;
 
+use crate::base::AccessError;
+
 /// Why bytes are no update.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -10,8 +12,8 @@ pub enum DecodeError {
     /// Another kind of file.
     #[error("not an update: the first four bytes are not `SCUP`")]
     Magic,
-    /// Made by another version of the format.
-    #[error("update format {found} is not supported, only {}: update this program", crate::FORMAT)]
+    /// Made by a later version of the format.
+    #[error("update format {found} is not supported, only up to {}: update this program", crate::FORMAT)]
     Version {
         /// The version that was found.
         found: u8,
@@ -101,6 +103,12 @@ pub enum ApplyError {
         #[source]
         source: TensorError,
     },
+    /// The base cannot be read.
+    #[error("the base cannot be read")]
+    Base(#[source] AccessError),
+    /// What was decoded cannot be put where it should go.
+    #[error("the decoded variant cannot be stored")]
+    Sink(#[source] AccessError),
     /// Skeleton and tensors make no graph.
     #[error("the update's skeleton and tensors make no graph")]
     Graph(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,7 +1,6 @@
 //! The context model of exact floats: each is zero, as it was, or new; a new one is coded bit for bit, by its distance
 //! from the old one where there is an old one.
 
-use crate::DecodeError;
 use crate::mix::Mix;
 use crate::range::Coder;
 use crate::trace::{BUCKETS, Trace};
@@ -41,31 +40,30 @@ impl Floats {
         }
     }
 
-    /// Codes `count` floats in rows of `columns`, as [`crate::levels::Levels::tensor`] does levels.
-    ///
-    /// # Errors
-    /// Where the stream ends early.
-    pub(crate) fn tensor<C: Coder>(
+    /// Codes the floats of a row of `length` from `column` on, as [`crate::levels::Levels::row`] does levels; a decoder
+    /// gives them to `take`.
+    #[allow(clippy::too_many_arguments)] // one call for encoder and decoder
+    pub(crate) fn row<C: Coder>(
         &mut self,
         coder: &mut C,
-        (count, columns): (usize, usize),
-        values: impl Fn(usize) -> f32,
+        trace: &mut Trace,
+        recent: &mut Recent,
+        (column, length): (&mut usize, usize),
+        values: &[f32],
         old: impl Fn(usize) -> Old,
         mut take: impl FnMut(f32),
-    ) -> Result<(), DecodeError> {
-        let mut trace = Trace::new(columns.min(count));
-        let mut recent = Recent::default();
-        for start in (0..count).step_by(columns) {
-            for column in 0..columns.min(count - start) {
-                let at = start + column;
-                let value = self.element(coder, values(at), old(at), &trace, column, &mut recent);
-                trace.note(column, i32::from(value != 0.0), 0);
-                take(value);
+    ) -> bool {
+        while *column < length {
+            if !coder.ready() {
+                return false;
             }
-            coder.check()?;
-            trace.end_row();
+            let value = values.get(*column).copied().unwrap_or_default();
+            let value = self.element(coder, value, old(*column), trace, *column, recent);
+            trace.note(*column, i32::from(value != 0.0), 0);
+            take(value);
+            *column += 1;
         }
-        Ok(())
+        true
     }
 
     fn element<C: Coder>(
@@ -139,9 +137,9 @@ impl Floats {
     }
 }
 
-/// What was coded last.
+/// What was coded last in a tensor.
 #[derive(Default)]
-struct Recent {
+pub(crate) struct Recent {
     same: usize,
     exponent: usize,
     length: usize,

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use secateur_model::{Graph, Tensor};
 
-use crate::DecodeError;
 use crate::manifest::{AXES_TOTAL, AXIS};
 use crate::range::Coder;
 
@@ -21,33 +20,38 @@ pub(crate) struct IndexSet {
 }
 
 impl IndexSet {
-    /// Codes which `count` of `base` indices are kept, in log2 of the binomial coefficient: each index is as likely
-    /// kept as the rest that is to be kept.
-    ///
-    /// # Errors
-    /// Where the stream ends early.
+    /// A set of `base` indices of which nothing is coded yet.
+    pub(crate) fn new(base: usize) -> Self {
+        Self { base, kept: Vec::new() }
+    }
+
+    /// Codes from index `*next` on which `count` indices are kept, in log2 of the binomial coefficient: each index is as
+    /// likely kept as the rest that is to be kept. An encoder takes them from `kept`. False where the coder ran out of
+    /// bytes first.
     pub(crate) fn code<C: Coder>(
+        &mut self,
         coder: &mut C,
-        (base, count): (usize, usize),
+        next: &mut usize,
+        count: usize,
         kept: &[usize],
-    ) -> Result<Self, DecodeError> {
-        let mut read = Vec::new();
-        for index in 0..base {
-            let (wanted, left) = (count - read.len(), base - index);
+    ) -> bool {
+        while *next < self.base {
+            let (wanted, left) = (count - self.kept.len(), self.base - *next);
             let keep = match wanted {
                 0 => false,
                 _ if wanted == left => true,
+                _ if !coder.ready() => return false,
                 _ => {
                     let p = (wanted as u64 * 65_536 / left as u64).clamp(1, 65_535) as u32;
-                    coder.bit(kept.get(read.len()) == Some(&index), p)
+                    coder.bit(kept.get(self.kept.len()) == Some(next), p)
                 }
             };
             if keep {
-                read.push(index);
+                self.kept.push(*next);
             }
+            *next += 1;
         }
-        coder.check()?;
-        Ok(Self { base, kept: read })
+        true
     }
 
     /// The kept indices of an axis of `length`, each index standing for a block of equal size.

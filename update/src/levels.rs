@@ -6,7 +6,6 @@
 //! by it, by where it falls inside its cell, by the density, magnitude and change seen so far in this row and this
 //! column, and by the zeros around. One description serves encoder and decoder.
 
-use crate::DecodeError;
 use crate::grid::LEVELS;
 use crate::mix::Mix;
 use crate::range::Coder;
@@ -49,37 +48,32 @@ impl Levels {
         }
     }
 
-    /// Codes `count` elements in rows of `columns`; `old` tells what is known of an element. With `strict` an element
-    /// that the rule does not keep is zero and costs nothing. An encoder takes its levels from `levels`, a decoder
-    /// calls it in vain; `take` is given each row.
-    ///
-    /// # Errors
-    /// Where the stream ends early.
-    pub(crate) fn tensor<C: Coder>(
+    /// Codes the elements of a row of `length` from `column` on; `old` tells what is known of each. With `strict` an
+    /// element that the rule does not keep is zero and costs nothing. An encoder takes its levels from `levels`, a decoder
+    /// needs none. False where the coder ran out of bytes first: `column` tells where to go on.
+    pub(crate) fn row<C: Coder>(
         &mut self,
         coder: &mut C,
-        (count, columns): (usize, usize),
+        trace: &mut Trace,
+        (column, length): (&mut usize, usize),
         strict: bool,
-        levels: impl Fn(usize) -> i32,
+        levels: &[i32],
         old: impl Fn(usize) -> Old,
-        mut take: impl FnMut(&[i32]),
-    ) -> Result<(), DecodeError> {
-        let mut trace = Trace::new(columns.min(count));
-        for start in (0..count).step_by(columns) {
-            let length = columns.min(count - start);
-            for column in 0..length {
-                let old = old(start + column);
-                if strict && !old.kept {
-                    trace.skip(column);
-                } else {
-                    let level = self.element(coder, levels(start + column), old, &trace.around(column));
-                    trace.note(column, level, old.sixteenths);
-                }
+    ) -> bool {
+        while *column < length {
+            let old = old(*column);
+            if strict && !old.kept {
+                trace.skip(*column);
+            } else if coder.ready() {
+                let level = levels.get(*column).copied().unwrap_or_default();
+                let level = self.element(coder, level, old, &trace.around(*column));
+                trace.note(*column, level, old.sixteenths);
+            } else {
+                return false;
             }
-            coder.check()?;
-            take(&trace.end_row()[..length]);
+            *column += 1;
         }
-        Ok(())
+        true
     }
 
     fn element<C: Coder>(&mut self, coder: &mut C, level: i32, old: Old, line: &Line) -> i32 {

@@ -6,22 +6,30 @@
 //! correctly rounded operations, so that every processor agrees; bytes from outside are hostile.
 #![forbid(unsafe_code)]
 
+mod ans;
 mod apply;
+mod base;
 mod bytes;
 mod codec;
+mod decoder;
+mod digest;
 mod encode;
 mod entry;
 mod error;
 mod floats;
+mod gap;
 mod gather;
 mod grid;
+mod job;
 mod levels;
 mod manifest;
 mod mix;
+mod old;
 mod publish;
 mod range;
 mod raw;
 mod show;
+mod sink;
 mod skeleton;
 mod tensor;
 mod text;
@@ -29,12 +37,15 @@ mod threshold;
 mod trace;
 
 pub use apply::{Applied, apply};
+pub use base::{AccessError, Base};
+pub use decoder::Decoder;
 pub use encode::encode;
 pub use entry::Change;
 pub use error::{ApplyError, DecodeError, EncodeError, Part};
 pub use manifest::{FORMAT, Manifest};
 pub use publish::publish;
 pub use show::{Operation, TensorUpdate};
+pub use sink::{Collector, Sink};
 
 use secateur_common::{ByteCount, Generation};
 use secateur_model::Graph;

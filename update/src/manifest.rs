@@ -9,8 +9,8 @@ use crate::{DecodeError, Part, text};
 
 /// The first bytes of every update.
 pub(crate) const MAGIC: [u8; 4] = *b"SCUP";
-/// The version of the format.
-pub const FORMAT: u8 = 1;
+/// The version of the format that is written; it and all before it are read.
+pub const FORMAT: u8 = 2;
 /// A manifest, at most, in bytes.
 const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a checksum: enough against accidents; the target's digest guards against malice.
@@ -29,6 +29,7 @@ pub struct Manifest {
     pub target: VariantId,
     /// The generation of the assignment that it serves.
     pub generation: Generation,
+    pub(crate) format: u8,
     pub(crate) skeleton: Option<SkeletonEntry>,
     pub(crate) sets: SetsEntry,
     pub(crate) tensors: Vec<Entry>,
@@ -57,6 +58,7 @@ impl Manifest {
             base,
             target,
             generation,
+            format: FORMAT,
             skeleton: None,
             sets: SetsEntry::default(),
             tensors: Vec::new(),
@@ -74,10 +76,10 @@ impl Manifest {
         if reader.array()? != MAGIC {
             return Err(DecodeError::Magic);
         }
-        match reader.byte()? {
-            FORMAT => {}
+        let format = match reader.byte()? {
+            format @ 1..=FORMAT => format,
             found => return Err(DecodeError::Version { found }),
-        }
+        };
         let length = reader.count("manifest", MANIFEST_BYTES)?;
         let body = reader.take(length)?;
         let covered = bytes.len() - reader.0.len();
@@ -85,7 +87,7 @@ impl Manifest {
             return Err(DecodeError::Checksum { part: Part::Manifest });
         }
         let mut body = Reader(body);
-        let mut manifest = Self::read_body(&mut body)?;
+        let mut manifest = Self::read_body(format, &mut body)?;
         if !body.0.is_empty() {
             return Err(contradiction("the manifest's length"));
         }
@@ -93,7 +95,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn read_body(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read_body(format: u8, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let flags = reader.byte()?;
         if flags > 3 || flags == 0 {
             return Err(contradiction("the flags of the manifest"));
@@ -104,6 +106,7 @@ impl Manifest {
             _ => None,
         };
         let mut manifest = Self::new(base, target, Generation(reader.number()?));
+        manifest.format = format;
         if flags & 2 != 0 {
             let skeleton = reader.count("skeleton", caps::SKELETON_BYTES)?;
             let names = reader.count("name table", caps::SKELETON_BYTES)?;
@@ -144,7 +147,7 @@ impl Manifest {
                 tensors.extend((0..run).map(|_| Entry::kept()));
                 continue;
             }
-            let entry = Entry::read(head, reader, self.base.is_some(), self.sets.sizes.len())?;
+            let entry = Entry::read(head, reader, (self.format, self.base.is_some()), self.sets.sizes.len())?;
             decoded = decoded.saturating_add(entry.elements.saturating_mul(entry.element_bytes()));
             if decoded > caps::MODEL_BYTES {
                 return Err(DecodeError::TooLarge { what: "decoded size", limit: caps::MODEL_BYTES });
@@ -175,7 +178,7 @@ impl Manifest {
         self.frames.iter().for_each(|frame| body.extend_from_slice(frame));
 
         let mut bytes = MAGIC.to_vec();
-        bytes.push(FORMAT);
+        bytes.push(self.format);
         put(&mut bytes, body.len() as u64);
         bytes.extend_from_slice(&body);
         let check = check(&bytes);

@@ -21,6 +21,9 @@ pub(crate) trait Coder {
             .fold(0, |read, shift| read << 1 | u32::from(self.bit(value >> shift & 1 == 1, 1 << 15)))
     }
 
+    /// Whether a decoder has bytes enough for one more step of a model; until then it must [pause](Decoder::pause).
+    fn ready(&self) -> bool;
+
     /// # Errors
     /// Where a decoder has been asked for more than its stream holds: then all further bits would be made up.
     fn check(&self) -> Result<(), DecodeError>;
@@ -99,51 +102,101 @@ impl Coder for Encoder {
         bit
     }
 
+    fn ready(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
         Ok(())
+    }
+}
+
+/// Bytes that one step of a model (an element, a byte of text, an index) may take from a stream, at most: 40 decisions, 8
+/// bytes each where bounds that differ in their top bytes had come closest, and the 8 that are read ahead.
+pub(crate) const MARGIN: usize = 328;
+
+/// Where a stream is being read: what a decoder keeps while it waits for more bytes.
+pub(crate) struct Position {
+    interval: Interval,
+    value: u64,
+    /// Bytes read so far, those read ahead and the zeros after the end included.
+    taken: usize,
+    length: usize,
+}
+
+impl Position {
+    /// The start of a stream of `length` bytes.
+    pub(crate) fn start(length: usize) -> Self {
+        Self { interval: Interval::WHOLE, value: 0, taken: 0, length }
     }
 }
 
 /// The reading side. Past its end a stream reads as zeros, as [`Encoder::finish`] leaves them out.
 pub(crate) struct Decoder<'a> {
-    interval: Interval,
-    value: u64,
+    position: Position,
     bytes: &'a [u8],
-    shifted: usize,
+    given: usize,
 }
 
 impl<'a> Decoder<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        let value = (0..8).fold(0, |value, at| value << 8 | u64::from(bytes.get(at).copied().unwrap_or(0)));
-        Self { interval: Interval::WHOLE, value, bytes, shifted: 0 }
+    /// Goes on at `position` with `bytes`, which begin there and may reach beyond the stream.
+    pub(crate) fn resume(position: Position, bytes: &'a [u8]) -> Self {
+        let left = position.length.saturating_sub(position.taken);
+        let given = left.min(bytes.len());
+        let mut decoder = Self { position, bytes: &bytes[..given], given };
+        if decoder.position.taken == 0 && decoder.ready() {
+            decoder.position.value = (0..8).fold(0, |value, _| value << 8 | u64::from(decoder.next()));
+        }
+        decoder
     }
 
+    /// Stops for now; tells how many of the bytes given it took.
+    pub(crate) fn pause(self) -> (Position, usize) {
+        (self.position, self.given - self.bytes.len())
+    }
+
+    fn next(&mut self) -> u8 {
+        self.position.taken += 1;
+        match self.bytes.split_first() {
+            Some((&first, rest)) => {
+                self.bytes = rest;
+                first
+            }
+            None => 0,
+        }
+    }
+
+    /// Ends the stream; tells how many of the bytes given it took.
+    ///
     /// # Errors
     /// Where the stream does not end exactly where and how an encoder would have ended it.
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
-        let (value, count) = self.interval.tail();
-        if self.shifted + count != self.bytes.len() || value != self.value {
+    pub(crate) fn finish(self) -> Result<usize, DecodeError> {
+        let Position { interval, value, taken, length } = self.position;
+        let (last, count) = interval.tail();
+        if taken + count != length + 8 || last != value {
             return Err(DecodeError::StreamEnd);
         }
-        Ok(())
+        Ok(self.given - self.bytes.len())
     }
 }
 
 impl Coder for Decoder<'_> {
     fn bit(&mut self, _: bool, p: Probability) -> bool {
-        let middle = self.interval.split(p);
-        let bit = self.value <= middle;
-        self.interval.narrow(bit, middle);
-        while self.interval.shift().is_some() {
-            let next = self.bytes.get(self.shifted + 8).copied().unwrap_or(0);
-            self.value = self.value << 8 | u64::from(next);
-            self.shifted += 1;
+        let middle = self.position.interval.split(p);
+        let bit = self.position.value <= middle;
+        self.position.interval.narrow(bit, middle);
+        while self.position.interval.shift().is_some() {
+            self.position.value = self.position.value << 8 | u64::from(self.next());
         }
         bit
     }
 
+    fn ready(&self) -> bool {
+        self.bytes.len() >= MARGIN || self.position.taken + self.bytes.len() >= self.position.length
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
-        if self.shifted > self.bytes.len() { Err(DecodeError::StreamEnd) } else { Ok(()) }
+        if self.position.taken > self.position.length + 8 { Err(DecodeError::StreamEnd) } else { Ok(()) }
     }
 }
 
@@ -161,7 +214,7 @@ mod tests {
                 encoder.bit(bit, p);
             }
             let bytes = encoder.finish();
-            let mut decoder = Decoder::new(&bytes);
+            let mut decoder = Decoder::resume(Position::start(bytes.len()), &bytes);
             for &(bit, p) in &bits {
                 prop_assert_eq!(decoder.bit(false, p), bit);
             }
@@ -175,7 +228,7 @@ mod tests {
             bits.iter().for_each(|&bit| { encoder.bit(bit, 9_000); });
             let mut bytes = encoder.finish();
             bytes.push(extra);
-            let mut decoder = Decoder::new(&bytes);
+            let mut decoder = Decoder::resume(Position::start(bytes.len()), &bytes);
             let read: Vec<_> = bits.iter().map(|_| decoder.bit(false, 9_000)).collect();
             prop_assert!(read != bits || decoder.finish().is_err());
         }

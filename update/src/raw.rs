@@ -1,43 +1,31 @@
 //! Elements that are no f32 (shapes, indices, halves): carried exactly. Few of them are coded as text; many are stored
-//! as they are, so that a few bytes can never stand for many slow ones.
+//! as they are, so that a few bytes can never stand for many slow ones, nor ask for much memory.
 
-use std::sync::Arc;
+use secateur_model::{Tensor, TensorData};
 
-use secateur_model::{DType, Tensor, TensorData};
+use crate::manifest::FORMAT;
+use crate::text::{self, TextDecoder};
 
-use crate::manifest::contradiction;
-use crate::{DecodeError, text};
-
-/// The longest tensor that is coded as text, in bytes.
-const TEXT_BYTES: usize = 64 * 1024;
+/// Whether a tensor of so many bytes is coded as text in a file of version `format`.
+pub(crate) fn is_text(format: u8, bytes: usize) -> bool {
+    bytes <= if format == 1 { 64 * 1024 } else { 16 * 1024 }
+}
 
 pub(crate) fn encode(tensor: &Tensor) -> Vec<u8> {
-    let bytes = match tensor.data() {
+    let bytes: Vec<u8> = match tensor.data() {
         TensorData::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::I64(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         TensorData::Other(_, bytes) => bytes.to_vec(),
     };
-    if bytes.len() > TEXT_BYTES { bytes } else { text::encode(&[], &bytes) }
+    if is_text(FORMAT, bytes.len()) { text::encode_with(slots(FORMAT), &bytes) } else { bytes }
 }
 
-/// The elements of a tensor of `count` elements.
-///
-/// # Errors
-/// Where the stream is not exactly that of such a tensor.
-pub(crate) fn decode(dtype: DType, count: usize, stream: &[u8]) -> Result<TensorData, DecodeError> {
-    let length = dtype.size().and_then(|size| size.checked_mul(count));
-    let bytes = match length {
-        None => return Err(contradiction("an element type")),
-        Some(length) if length <= TEXT_BYTES => text::decode(&[], stream, length)?,
-        Some(length) if length == stream.len() => stream.to_vec(),
-        Some(_) => return Err(DecodeError::StreamEnd),
-    };
-    match dtype {
-        DType::F32 => Err(contradiction("an element type")),
-        DType::I64 => {
-            let (chunks, _) = bytes.as_chunks();
-            Ok(TensorData::I64(Arc::new(chunks.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect())))
-        }
-        _ => Ok(TensorData::Other(dtype, Arc::new(bytes))),
-    }
+/// The decoder of a tensor of `length` bytes that is coded as text.
+pub(crate) fn decoder(format: u8, stored: usize, length: usize) -> TextDecoder {
+    TextDecoder::new(slots(format), &[], stored, length)
+}
+
+/// Hashed contexts of a text model; those of these small texts are few since version 2.
+fn slots(format: u8) -> usize {
+    if format == 1 { text::SLOTS } else { 1 << 10 }
 }

@@ -29,6 +29,8 @@ pub enum Operation {
     Rule,
     /// Levels of a quantiser's grid, most of them zero or not.
     Sparse,
+    /// Levels of a grid, told by the gaps between those that are not zero.
+    Gap,
     /// Exact floats.
     Dense,
     /// Elements of another type, exactly.
@@ -48,6 +50,7 @@ impl std::fmt::Display for Operation {
             Self::Keep => "keep",
             Self::Rule => "rule",
             Self::Sparse => "sparse",
+            Self::Gap => "gap",
             Self::Dense => "dense",
             Self::Raw => "raw",
         })
@@ -78,6 +81,7 @@ impl TensorUpdate {
             Op::Keep => (Operation::Keep, true),
             Op::Rule { .. } => (Operation::Rule, true),
             Op::Sparse { context, .. } => (Operation::Sparse, context.is_some()),
+            Op::Gap { context, .. } => (Operation::Gap, context.is_some()),
             Op::Dense { context } => (Operation::Dense, context.is_some()),
             Op::Raw { .. } => (Operation::Raw, false),
         };

@@ -3,9 +3,9 @@
 //! channels), that one is what the new text is predicted from.
 
 use secateur_common::caps;
-use secateur_model::{Graph, canonical};
 
 use crate::DecodeError;
+use crate::base::Base;
 use crate::bytes::{Reader, put};
 use crate::manifest::contradiction;
 
@@ -17,13 +17,13 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    pub(crate) fn of(graph: &Graph) -> Self {
+    pub(crate) fn of(base: &dyn Base) -> Self {
         let mut names = Vec::new();
-        for name in graph.initializers.keys() {
+        for name in base.names() {
             put(&mut names, name.len() as u64);
             names.extend_from_slice(name.as_bytes());
         }
-        Self { skeleton: canonical::skeleton(graph), names }
+        Self { skeleton: base.skeleton(), names }
     }
 
     pub(crate) fn joined(&self) -> Vec<u8> {
@@ -35,23 +35,37 @@ impl Text {
         let names = joined.split_off(skeleton.min(joined.len()));
         Self { skeleton: joined, names }
     }
+}
 
-    /// The names: each has its length before it, and they ascend.
+/// The names of a table: each has its length before it, and they ascend.
+pub(crate) struct Names {
+    table: Vec<u8>,
+    next: usize,
+    last: std::ops::Range<usize>,
+}
+
+impl Names {
+    pub(crate) fn new(table: Vec<u8>) -> Self {
+        Self { table, next: 0, last: 0..0 }
+    }
+
+    /// The next name; none at the end.
     ///
     /// # Errors
-    /// Where they do not, or one is too long or no UTF-8.
-    pub(crate) fn read_names(&self) -> Result<Vec<String>, DecodeError> {
-        let mut reader = Reader(&self.names);
-        let mut names: Vec<String> = Vec::new();
-        while !reader.0.is_empty() {
-            let length = reader.count("name", caps::GRAPH_NAME_BYTES)?;
-            let name = std::str::from_utf8(reader.take(length)?);
-            let name = name.map_err(|_| contradiction("a name is not UTF-8"))?;
-            if names.last().is_some_and(|last| last.as_str() >= name) {
-                return Err(contradiction("the order of names"));
-            }
-            names.push(name.to_owned());
+    /// Where it does not follow the one before, is too long or no UTF-8.
+    pub(crate) fn next(&mut self) -> Result<Option<String>, DecodeError> {
+        let mut reader = Reader(&self.table[self.next..]);
+        if reader.0.is_empty() {
+            return Ok(None);
         }
-        Ok(names)
+        let length = reader.count("name", caps::GRAPH_NAME_BYTES)?;
+        let name = std::str::from_utf8(reader.take(length)?);
+        let name = name.map_err(|_| contradiction("a name is not UTF-8"))?.to_owned();
+        if self.next > 0 && self.table[self.last.clone()] >= *name.as_bytes() {
+            return Err(contradiction("the order of names"));
+        }
+        self.next = self.table.len() - reader.0.len();
+        self.last = self.next - length..self.next;
+        Ok(Some(name))
     }
 }

@@ -3,10 +3,10 @@
 use secateur_model::{Graph, Tensor};
 
 use crate::codec::{Known, Models, nonzeros};
-use crate::entry::{Change, Context, Entry, Op, Shape};
+use crate::entry::{Change, Context, Entry, Op, Shape, max_gap_elements};
 use crate::gather::{self, Gathers};
 use crate::grid::Grid;
-use crate::{raw, threshold};
+use crate::{gap, raw, threshold};
 
 /// The base's tensor of a name.
 pub(crate) struct Old {
@@ -79,6 +79,8 @@ fn derived(old: &Old, new: &Tensor) -> Option<Entry> {
     Some(entry(Op::Rule { threshold }, shape.clone(), old, new, 0))
 }
 
+/// Levels of tensors of more elements than this are coded by the gap coder: some percent more bytes, many times the speed.
+const GAP_ELEMENTS: usize = 1 << 20;
 /// Tensors up to this size are tried as exact floats even if they lie on a grid.
 const SMALL: usize = 64;
 
@@ -91,6 +93,9 @@ fn coded(
 ) -> Vec<(Op, Vec<u8>, Models)> {
     let mut ways = Vec::new();
     let grid = Grid::of(values);
+    if let Some(way) = grid.as_ref().and_then(|(grid, levels)| gap_coded(*grid, levels, known)) {
+        return vec![(way.0, way.1, models.clone())];
+    }
     if let Some((grid, levels)) = &grid {
         let mut models = models.clone();
         let stream = models.encode_levels(shape, *grid, levels, known);
@@ -103,6 +108,16 @@ fn coded(
         ways.push((Op::Dense { context: known.map(|known| known.context) }, stream, models));
     }
     ways
+}
+
+/// The levels of a large tensor by the gap coder, if its stream is as long as it must be.
+fn gap_coded(grid: Grid, levels: &[i32], known: Option<Known<'_>>) -> Option<(Op, Vec<u8>)> {
+    if levels.len() <= GAP_ELEMENTS {
+        return None;
+    }
+    let context = known.map(|known| known.context);
+    let stream = gap::encode(grid, levels, known);
+    (levels.len() <= max_gap_elements(stream.len())).then_some((Op::Gap { grid, context }, stream))
 }
 
 fn entry(op: Op, shape: Shape, old: &Old, new: &Tensor, stored: usize) -> Entry {

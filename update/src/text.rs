@@ -3,17 +3,26 @@
 
 use crate::DecodeError;
 use crate::mix::Mix;
-use crate::range::{Coder, Decoder, Encoder, Probability};
+use crate::range::{Coder, Decoder, Encoder, Position, Probability};
 
-const SLOTS: usize = 1 << 13;
+/// Hashed contexts of each order of a skeleton or a table.
+pub(crate) const SLOTS: usize = 1 << 13;
 /// The longest match that makes a difference.
 const MATCH: usize = 15;
 const SEEN: usize = 1 << 11;
 
 /// `bytes` as a stream, coded after `prior`, which both sides know.
 pub(crate) fn encode(prior: &[u8], bytes: &[u8]) -> Vec<u8> {
+    run(Model::after(SLOTS, prior), bytes)
+}
+
+/// `bytes` as a stream, coded by a model of so many hashed contexts.
+pub(crate) fn encode_with(slots: usize, bytes: &[u8]) -> Vec<u8> {
+    run(Model::after(slots, &[]), bytes)
+}
+
+fn run(mut model: Model, bytes: &[u8]) -> Vec<u8> {
     let mut encoder = Encoder::new();
-    let mut model = Model::after(prior);
     bytes.iter().for_each(|&byte| {
         model.code(&mut encoder, byte);
     });
@@ -25,20 +34,54 @@ pub(crate) fn encode(prior: &[u8], bytes: &[u8]) -> Vec<u8> {
 /// # Errors
 /// Where the stream is not exactly that of so many bytes.
 pub(crate) fn decode(prior: &[u8], stream: &[u8], length: usize) -> Result<Vec<u8>, DecodeError> {
-    let mut decoder = Decoder::new(stream);
-    let mut model = Model::after(prior);
-    for _ in 0..length {
-        model.code(&mut decoder, 0);
-        decoder.check()?;
+    let mut text = TextDecoder::new(SLOTS, prior, stream.len(), length);
+    match text.run(stream)? {
+        (_, Some(bytes)) => Ok(bytes),
+        (_, None) => Err(DecodeError::StreamEnd),
     }
-    decoder.finish()?;
-    Ok(model.text.split_off(prior.len()))
+}
+
+/// A text as its stream comes in.
+pub(crate) struct TextDecoder {
+    model: Model,
+    prior: usize,
+    length: usize,
+    position: Option<Position>,
+}
+
+impl TextDecoder {
+    /// Of `length` bytes, in a stream of `stored` bytes, after `prior`.
+    pub(crate) fn new(slots: usize, prior: &[u8], stored: usize, length: usize) -> Self {
+        let position = Some(Position::start(stored));
+        Self { model: Model::after(slots, prior), prior: prior.len(), length, position }
+    }
+
+    /// Goes on with `bytes`: how many it took, and the text if it is complete.
+    ///
+    /// # Errors
+    /// Where the stream is not exactly that of such a text.
+    pub(crate) fn run(&mut self, bytes: &[u8]) -> Result<(usize, Option<Vec<u8>>), DecodeError> {
+        let position = self.position.take().ok_or(DecodeError::StreamEnd)?;
+        let mut decoder = Decoder::resume(position, bytes);
+        while self.model.text.len() - self.prior < self.length {
+            if !decoder.ready() {
+                let (position, taken) = decoder.pause();
+                self.position = Some(position);
+                return Ok((taken, None));
+            }
+            self.model.code(&mut decoder, 0);
+            decoder.check()?;
+        }
+        let taken = decoder.finish()?;
+        Ok((taken, Some(self.model.text.split_off(self.prior))))
+    }
 }
 
 struct Model {
     mix: Mix<6>,
     matcher: Matcher,
     text: Vec<u8>,
+    slots: usize,
 }
 
 /// The side of a coder that only learns.
@@ -49,17 +92,23 @@ impl Coder for Learner {
         bit
     }
 
+    fn ready(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
         Ok(())
     }
 }
 
 impl Model {
-    fn after(prior: &[u8]) -> Self {
+    /// A model of so many hashed contexts that has learnt `prior`.
+    fn after(slots: usize, prior: &[u8]) -> Self {
         let mut model = Self {
-            mix: Mix::new([256, SLOTS, SLOTS, SLOTS, SLOTS, 4 * (MATCH + 1)], MATCH + 1),
+            mix: Mix::new([256, slots, slots, slots, slots, 4 * (MATCH + 1)], MATCH + 1),
             matcher: Matcher { seen: vec![0; SEEN], at: 0, length: 0 },
             text: Vec::new(),
+            slots,
         };
         for &byte in prior {
             model.code(&mut Learner, byte);
@@ -72,7 +121,7 @@ impl Model {
         let mut node = 1usize;
         for shift in (0..8).rev() {
             let (set, guess) = self.matcher.guess(&self.text, node, shift);
-            let slot = |order| slot(&self.text, order, node);
+            let slot = |order| slot(&self.text, order, node) % self.slots;
             let contexts = [node, slot(1), slot(2), slot(3), slot(5), guess];
             let bit = self.mix.code(coder, byte >> shift & 1 == 1, set, contexts);
             node = node << 1 | usize::from(bit);
@@ -81,9 +130,9 @@ impl Model {
     }
 }
 
-/// The slot of the last `order` bytes and the bits of the next one so far. Collisions cost bits, nothing else.
+/// The hash of the last `order` bytes and the bits of the next one so far. Collisions cost bits, nothing else.
 fn slot(text: &[u8], order: usize, node: usize) -> usize {
-    hash(&text[text.len().saturating_sub(order)..], node as u32) % SLOTS
+    hash(&text[text.len().saturating_sub(order)..], node as u32)
 }
 
 fn hash(bytes: &[u8], start: u32) -> usize {

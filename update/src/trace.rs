@@ -12,8 +12,8 @@ const CUT: u32 = 255;
 pub(crate) struct Trace {
     columns: Vec<Averages>,
     row: Averages,
-    levels: Vec<i32>,
-    above: Vec<i32>,
+    levels: Vec<i16>,
+    above: Vec<i16>,
 }
 
 /// The running averages of a row or a column.
@@ -66,7 +66,7 @@ impl Trace {
         let above_right = self.above.get(column + 1).copied().unwrap_or(0);
         let above = self.above[column];
         let nonzero = [left, further, above, above_left, above_right].map(|level| usize::from(level != 0));
-        let sign = |level: i32| (level.signum() + 1) as usize;
+        let sign = |level: i16| (level.signum() + 1) as usize;
         let density = |at: Option<usize>| {
             at.and_then(|at| self.columns.get(at)).map_or(own.density, |average| average.density)
         };
@@ -87,7 +87,7 @@ impl Trace {
     }
 
     pub(crate) fn note(&mut self, column: usize, level: i32, old: i32) {
-        self.levels[column] = level;
+        self.levels[column] = level as i16; // at most `grid::LEVELS`
         self.row.note(level, old, 32);
         self.columns[column].note(level, old, 24);
     }
@@ -98,7 +98,7 @@ impl Trace {
     }
 
     /// Ends the row and gives it.
-    pub(crate) fn end_row(&mut self) -> &[i32] {
+    pub(crate) fn end_row(&mut self) -> &[i16] {
         std::mem::swap(&mut self.levels, &mut self.above);
         self.row = Averages { seen: 0, nonzero: 0, changed: 0, ..self.row };
         &self.above

@@ -1,4 +1,4 @@
-//! Files of format version 1 decode for ever, to the same variants: on this processor and on every other.
+//! Files of every version of the format decode for ever, to the same variants: on this processor and on every other.
 #![allow(clippy::unwrap_used)] // a test panics where it fails
 
 mod common;
@@ -8,51 +8,58 @@ use std::path::PathBuf;
 use common::{graph, mapped, weights};
 use secateur_common::Generation;
 use secateur_model::{Graph, Tensor};
-use secateur_update::{Manifest, Operation, apply, encode, publish};
+use secateur_update::{FORMAT, Manifest, Operation, apply, encode, publish};
 
-/// A chain of updates, each from what the one before made, with the variant it makes.
-const CHAIN: [(&str, &str); 4] = [
-    ("1-full", include_str!("golden/1-full.id")),
-    ("2-rule", include_str!("golden/2-rule.id")),
-    ("3-tuned", include_str!("golden/3-tuned.id")),
-    ("4-cut", include_str!("golden/4-cut.id")),
+/// Chains of updates, each from what the one before made, by the version of the format.
+const CHAINS: [(u8, &[&str]); 2] = [
+    (1, &["1-full", "2-rule", "3-tuned", "4-cut"]),
+    (2, &["1-full", "2-rule", "3-tuned", "4-cut", "5-large", "6-large-tuned"]),
 ];
 
 #[test]
 fn golden_files_decode() {
-    let mut held: Option<Graph> = None;
-    let mut operations = Vec::new();
-    for (name, id) in CHAIN {
-        let update = std::fs::read(path(name, "scup")).unwrap();
-        let applied = apply(held.as_ref(), &update).unwrap();
-        assert_eq!(applied.manifest.target.to_string(), id.trim(), "{name}");
-        operations.extend(applied.manifest.tensors().map(|tensor| tensor.operation));
-        held = Some(applied.graph);
-    }
-    use Operation::{Dense, Keep, Raw, Rule, Sparse};
-    for operation in [Keep, Rule, Sparse, Dense, Raw] {
-        assert!(operations.contains(&operation), "no golden file has the operation {operation}");
+    for (format, chain) in CHAINS {
+        let mut held: Option<Graph> = None;
+        let mut operations = Vec::new();
+        for name in chain {
+            let update = std::fs::read(path(format, name, "scup")).unwrap();
+            assert_eq!(update[4], format);
+            let applied = apply(held.as_ref(), &update).unwrap();
+            let id = std::fs::read_to_string(path(format, name, "id")).unwrap();
+            assert_eq!(applied.manifest.target.to_string(), id.trim(), "{name}");
+            operations.extend(applied.manifest.tensors().map(|tensor| tensor.operation));
+            held = Some(applied.graph);
+        }
+        use Operation::{Dense, Gap, Keep, Raw, Rule, Sparse};
+        let added = if format > 1 { vec![Gap] } else { vec![] };
+        for operation in [Keep, Rule, Sparse, Dense, Raw].into_iter().chain(added) {
+            assert!(operations.contains(&operation), "no golden file of version {format} has a {operation}");
+        }
     }
 }
 
 #[test]
 fn encoding_is_deterministic() {
-    for ((name, _), update) in CHAIN.iter().zip(chain()) {
-        assert_eq!(update, std::fs::read(path(name, "scup")).unwrap(), "{name}");
+    let (format, names) = CHAINS[CHAINS.len() - 1];
+    assert_eq!(format, FORMAT);
+    for (name, update) in names.iter().zip(chain()) {
+        assert_eq!(update, std::fs::read(path(format, name, "scup")).unwrap(), "{name}");
     }
 }
 
 #[test]
 #[ignore = "writes the golden files of a new version of the format"]
 fn write_golden_files() {
-    for ((name, _), update) in CHAIN.iter().zip(chain()) {
-        std::fs::write(path(name, "id"), format!("{}\n", Manifest::read(&update).unwrap().target)).unwrap();
-        std::fs::write(path(name, "scup"), update).unwrap();
+    for (name, update) in CHAINS[CHAINS.len() - 1].1.iter().zip(chain()) {
+        let id = format!("{}\n", Manifest::read(&update).unwrap().target);
+        std::fs::write(path(FORMAT, name, "id"), id).unwrap();
+        std::fs::write(path(FORMAT, name, "scup"), update).unwrap();
     }
 }
 
-fn path(name: &str, extension: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).with_extension(extension)
+fn path(format: u8, name: &str, extension: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format.to_string());
+    folder.join(name).with_extension(extension)
 }
 
 fn chain() -> Vec<Vec<u8>> {
@@ -81,7 +88,20 @@ fn chain() -> Vec<Vec<u8>> {
     }
     cut.initializers.insert("shape".into(), Tensor::i64([2], vec![-1, 4]).unwrap());
 
-    let chain = [dense, sparse, tuned, cut];
+    // A tensor so large that the gap coder takes it; then the same, some of it moved, some gone and some new.
+    let mut large = cut.clone();
+    let far = weights(1 << 21, 5);
+    let values = |scale: f32, keep: usize| {
+        let value = |(at, w): (usize, &f32)| if at % 4001 < keep { w * scale + far[at + 9] * 0.01 } else { 0.0 };
+        far[..1 << 20].iter().enumerate().map(value).chain([0.5; 16]).collect::<Vec<_>>()
+    };
+    large.initializers.insert("large".into(), Tensor::f32([16, 65_537], values(1.0, 3)).unwrap());
+    let large = publish(&large, 2e-3);
+    let mut moved = large.clone();
+    moved.initializers.insert("large".into(), Tensor::f32([16, 65_537], values(1.1, 2)).unwrap());
+    let moved = publish(&moved, 2e-3);
+
+    let chain = [dense, sparse, tuned, cut, large, moved];
     let bases = std::iter::once(None).chain(chain.iter().map(Some));
     let updates = chain.iter().zip(bases).zip(1..);
     updates.map(|((target, base), step)| encode(base, target, Generation(step)).unwrap()).collect()
