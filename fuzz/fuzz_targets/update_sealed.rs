@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 
 use secateur_common::Generation;
 use secateur_model::{Dim, Graph, Node, OpSet, Tensor, ValueInfo, canonical};
-use secateur_update::apply;
+use secateur_update::{FORMAT, apply};
 
-libfuzzer_sys::fuzz_target!(|input: (bool, &[u8], &[u8])| {
-    let (delta, body, payload) = input;
-    let update = sealed(delta, body, payload);
+libfuzzer_sys::fuzz_target!(|input: (bool, bool, &[u8], &[u8])| {
+    let (first_format, delta, body, payload) = input;
+    let update = sealed(if first_format { 1 } else { FORMAT }, delta, body, payload);
     if let Ok(applied) = apply(Some(&BASE), &update) {
         assert_eq!(canonical::variant_id(&applied.graph), applied.manifest.target);
         assert_eq!(applied.manifest.generation, Generation(1));
@@ -18,7 +18,7 @@ libfuzzer_sys::fuzz_target!(|input: (bool, &[u8], &[u8])| {
 });
 
 /// `body` is what follows the generation.
-fn sealed(delta: bool, body: &[u8], payload: &[u8]) -> Vec<u8> {
+fn sealed(format: u8, delta: bool, body: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut whole = vec![if delta { 1 } else { 2 }];
     whole.extend([0; 32]);
     if delta {
@@ -27,7 +27,8 @@ fn sealed(delta: bool, body: &[u8], payload: &[u8]) -> Vec<u8> {
     whole.push(1);
     whole.extend(body);
     whole.extend(payload.chunks(64 * 1024).flat_map(check));
-    let mut update = b"SCUP\x01".to_vec();
+    let mut update = b"SCUP".to_vec();
+    update.push(format);
     let mut length = whole.len();
     while length >= 128 {
         update.push(length as u8 | 128);

@@ -22,7 +22,8 @@ fn variant(shape: [usize; 2], seed: u64) -> Graph {
 
 /// The magnitude that 90 % of the weights are below.
 fn threshold(graph: &Graph) -> f32 {
-    let mut magnitudes: Vec<f32> = graph.initializers["w"].as_f32().unwrap().iter().map(|w| w.abs()).collect();
+    let mut magnitudes: Vec<f32> =
+        graph.initializers["w"].as_f32().unwrap().iter().map(|w| w.abs()).collect();
     magnitudes.sort_by(f32::total_cmp);
     magnitudes[magnitudes.len() * 9 / 10]
 }

@@ -21,11 +21,9 @@ const FULL: u32 = 1 << 18;
 const PERIOD: u32 = 1024;
 
 /// How often each of `N` symbols was seen, and the frequencies that follow.
-#[derive(Clone)]
 pub(crate) struct Table<const N: usize> {
     counts: [u32; N],
-    /// For each symbol the sum of the frequencies before it.
-    before: [u16; N],
+    parts: [Part; N],
     /// The first symbol of each 256th of the scale.
     first: [u8; 256],
     /// Symbols until the next rebuilding, and from that one to the one after.
@@ -33,9 +31,17 @@ pub(crate) struct Table<const N: usize> {
     period: u32,
 }
 
+/// A symbol's part of the scale.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    start: u16,
+    frequency: u16,
+}
+
 impl<const N: usize> Table<N> {
     pub(crate) fn new() -> Self {
-        let mut table = Self { counts: [1; N], before: [0; N], first: [0; 256], left: 8, period: 8 };
+        let parts = [Part::default(); N];
+        let mut table = Self { counts: [1; N], parts, first: [0; 256], left: 8, period: 8 };
         table.rebuild();
         table
     }
@@ -53,32 +59,29 @@ impl<const N: usize> Table<N> {
                 most = symbol;
             }
         }
-        let mut before = 0;
+        let (mut start, mut filled) = (0, 0);
         for symbol in 0..N {
-            self.before[symbol] = before as u16;
             let more = if symbol == most { (1 << SCALE) - sum } else { 0 };
-            before += frequency(self.counts[symbol]) + more;
-        }
-        let mut symbol = 0;
-        for (part, first) in self.first.iter_mut().enumerate() {
-            while symbol + 1 < N && usize::from(self.before[symbol + 1]) <= part << (SCALE - 8) {
-                symbol += 1;
-            }
-            *first = symbol as u8;
+            let frequency = frequency(self.counts[symbol]) + more;
+            self.parts[symbol] = Part { start: start as u16, frequency: frequency as u16 };
+            start += frequency;
+            // The 256ths of the scale that begin in this part.
+            let end = start.div_ceil(1 << (SCALE - 8)) as usize;
+            self.first[filled..end].fill(symbol as u8);
+            filled = end;
         }
     }
 
-    /// The symbol whose part of the scale holds `slot`.
-    fn at(&self, slot: u32) -> usize {
+    /// The symbol whose part of the scale holds `slot`, and the part.
+    fn at(&self, slot: u32) -> (usize, Part) {
         let mut symbol = usize::from(self.first[(slot >> (SCALE - 8)) as usize & 255]);
-        while symbol + 1 < N && u32::from(self.before[symbol + 1]) <= slot {
+        loop {
+            let part = self.parts[symbol];
+            if slot < u32::from(part.start) + u32::from(part.frequency) || symbol + 1 == N {
+                return (symbol, part);
+            }
             symbol += 1;
         }
-        symbol
-    }
-
-    fn before(&self, symbol: usize) -> u32 {
-        self.before.get(symbol).map_or(1 << SCALE, |&before| before.into())
     }
 
     fn learn(&mut self, symbol: usize) {
@@ -149,9 +152,8 @@ impl Encoder {
 
 impl Symbols for Encoder {
     fn symbol<const N: usize>(&mut self, table: &mut Table<N>, symbol: usize) -> usize {
-        let start = table.before(symbol);
-        let frequency = (table.before(symbol + 1) - start) as u16;
-        self.coded.push(Coded { start: start as u16, frequency, bits: SCALE as u8 });
+        let Part { start, frequency } = table.parts[symbol];
+        self.coded.push(Coded { start, frequency, bits: SCALE as u8 });
         table.learn(symbol);
         symbol
     }
@@ -187,24 +189,26 @@ impl Position {
 pub(crate) struct Decoder<'a> {
     position: Position,
     bytes: &'a [u8],
-    given: usize,
+    /// Bytes read of those given; more than there are where the stream ended early.
+    at: usize,
 }
 
 impl<'a> Decoder<'a> {
     /// Goes on at `position` with `bytes`, which begin there and may reach beyond the stream.
     pub(crate) fn resume(position: Position, bytes: &'a [u8]) -> Self {
         let given = position.length.saturating_sub(position.taken).min(bytes.len());
-        let mut decoder = Self { position, bytes: &bytes[..given], given };
+        let mut decoder = Self { position, bytes: &bytes[..given], at: 0 };
         if decoder.position.taken == 0 && decoder.ready() {
-            let low = decoder.word();
-            decoder.position.state = decoder.word() << 16 | low;
+            decoder.position.state = decoder.word() | decoder.bytes.get(2..4).map_or(0, word) << 16;
+            decoder.at = 4;
         }
         decoder
     }
 
     /// Stops for now; tells how many of the bytes given it took.
     pub(crate) fn pause(self) -> (Position, usize) {
-        (self.position, self.given - self.bytes.len())
+        let taken = self.position.taken + self.at;
+        (Position { taken, ..self.position }, self.at.min(self.bytes.len()))
     }
 
     /// Ends the stream; tells how many of the bytes given it took.
@@ -213,57 +217,57 @@ impl<'a> Decoder<'a> {
     /// Where the stream does not end exactly where an encoder would have ended it.
     pub(crate) fn finish(self) -> Result<usize, DecodeError> {
         let Position { state, taken, length } = self.position;
-        if taken != length || state != LOWEST {
+        if taken + self.at != length || state != LOWEST {
             return Err(DecodeError::StreamEnd);
         }
-        Ok(self.given)
+        Ok(self.at)
     }
 
     /// # Errors
     /// Where it has been asked for more than the stream holds: then all further symbols would be made up.
     pub(crate) fn check(&self) -> Result<(), DecodeError> {
-        if self.position.taken > self.position.length { Err(DecodeError::StreamEnd) } else { Ok(()) }
+        if self.at > self.bytes.len() { Err(DecodeError::StreamEnd) } else { Ok(()) }
     }
 
-    fn word(&mut self) -> u32 {
-        self.position.taken += 2;
-        match self.bytes.split_first_chunk() {
-            Some((&word, rest)) => {
-                self.bytes = rest;
-                u16::from_le_bytes(word).into()
-            }
-            None => 0,
-        }
+    /// The word that comes next.
+    fn word(&self) -> u32 {
+        self.bytes.get(self.at..self.at + 2).map_or(0, word)
     }
 
-    fn renew(&mut self) {
-        if self.position.state < LOWEST {
-            self.position.state = self.position.state << 16 | self.word();
-        }
+    /// Goes on with `state`. Whether a word is needed is as good as random: without a branch.
+    fn renew(&mut self, state: u32) {
+        let low = state < LOWEST;
+        let longer = state << 16 | self.word();
+        self.position.state = if low { longer } else { state };
+        self.at += 2 * usize::from(low);
     }
 }
 
+fn word(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u32::from(byte))
+}
+
 impl Symbols for Decoder<'_> {
+    #[inline]
     fn symbol<const N: usize>(&mut self, table: &mut Table<N>, _: usize) -> usize {
         let slot = self.position.state & ((1 << SCALE) - 1);
-        let symbol = table.at(slot);
-        let start = table.before(symbol);
-        let frequency = table.before(symbol + 1) - start;
-        self.position.state = frequency * (self.position.state >> SCALE) + slot - start;
-        self.renew();
+        let (symbol, Part { start, frequency }) = table.at(slot);
+        let state = u32::from(frequency) * (self.position.state >> SCALE) + slot - u32::from(start);
+        self.renew(state);
         table.learn(symbol);
         symbol
     }
 
+    #[inline]
     fn few(&mut self, _: u32, count: u32) -> u32 {
         let value = self.position.state & ((1 << count) - 1);
-        self.position.state >>= count;
-        self.renew();
+        self.renew(self.position.state >> count);
         value
     }
 
+    #[inline]
     fn ready(&self) -> bool {
-        self.bytes.len() >= MARGIN || self.position.taken + self.bytes.len() >= self.position.length
+        self.bytes.len() >= self.at + MARGIN || self.position.taken + self.bytes.len() >= self.position.length
     }
 }
 

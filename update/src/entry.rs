@@ -166,7 +166,10 @@ impl Entry {
             _ => reader.count("stream", caps::UPDATE_BYTES)?,
         };
         if matches!(op, Op::Gap { .. }) && elements > max_gap_elements(stored) {
-            return Err(DecodeError::TooLarge { what: "number of elements", limit: max_gap_elements(stored) });
+            return Err(DecodeError::TooLarge {
+                what: "number of elements",
+                limit: max_gap_elements(stored),
+            });
         }
         Ok(Self { op, shape, elements, nonzeros, stored })
     }

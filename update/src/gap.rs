@@ -15,7 +15,7 @@ const SIZES: usize = 6;
 const CLASSES: usize = 2 * SIZES;
 /// Symbols of gaps, of levels of which nothing is known, and of distances from an old value.
 const GAPS: usize = 16 + 4 * 23;
-const FRESH: usize = 16 + 2 * 9;
+const FRESH: usize = 2 * (16 + 2 * 9);
 const MOVED: usize = 15 + 2 * 11;
 /// Models of distances: four positions of the old value in its cell, three sizes.
 const MOVES: usize = 4 * 3;
@@ -61,8 +61,13 @@ pub(crate) fn encode(grid: Grid, levels: &[i32], known: Option<Known<'_>>) -> Ve
     for (block, levels) in levels.chunks(BLOCK).enumerate() {
         let old = old.get(block * BLOCK..).unwrap_or_default();
         let old = &old[..old.len().min(levels.len())];
-        let coded = gaps.block(&mut encoder, &mut plan, old, (block * BLOCK, &mut 0), &mut values[..levels.len()]);
-        debug_assert_eq!(coded, Ok(true), "levels are within the grid, and an encoder does not run out of bytes");
+        let coded =
+            gaps.block(&mut encoder, &mut plan, old, (block * BLOCK, &mut 0), &mut values[..levels.len()]);
+        debug_assert_eq!(
+            coded,
+            Ok(true),
+            "levels are within the grid, and an encoder does not run out of bytes"
+        );
     }
     encoder.finish()
 }
@@ -108,7 +113,8 @@ impl Gaps {
     /// Codes the beginning: which classes have nonzeros, and their first gaps.
     pub(crate) fn start<C: Symbols>(&mut self, coder: &mut C, plan: &mut Plan<'_>) {
         let count = if self.context.is_some() { CLASSES } else { 1 };
-        let mask = (0..count).filter(|&class| plan.gaps[class].len() > 0).fold(0, |mask, class| mask | 1 << class);
+        let mask =
+            (0..count).filter(|&class| plan.gaps[class].len() > 0).fold(0, |mask, class| mask | 1 << class);
         let mask = coder.raw(mask, count as u32);
         for class in (0..count).filter(|class| mask >> class & 1 == 1) {
             self.classes[class].gaps = Some(Box::new(Table::new()));
@@ -134,22 +140,28 @@ impl Gaps {
         }
         let mut classes = [0; BLOCK];
         self.classes(old, &mut classes);
-        while let Some(value) = values.get_mut(*at) {
-            let class = classes[*at];
-            if class != ZERO {
-                let known = &mut self.classes[usize::from(class)];
-                if known.left > 0 {
-                    known.left -= 1;
-                } else if known.gaps.is_some() {
-                    if !coder.ready() {
-                        return Ok(false);
-                    }
-                    *value = self.value(coder, plan.level(first + *at), old[*at])?;
-                    self.gap(coder, plan, class.into());
-                }
-            }
-            *at += 1;
+        // Those that may not be zero, without a branch: that they may is as good as random.
+        let (mut open, mut count) = ([0u16; BLOCK], 0);
+        for (element, &class) in classes[..values.len()].iter().enumerate().skip(*at) {
+            open[count] = element as u16;
+            count += usize::from(class != ZERO);
         }
+        for &element in &open[..count] {
+            let element = usize::from(element);
+            let class = usize::from(classes[element]);
+            let known = &mut self.classes[class];
+            if known.left > 0 {
+                known.left -= 1;
+            } else if known.gaps.is_some() {
+                if !coder.ready() {
+                    *at = element;
+                    return Ok(false);
+                }
+                values[element] = self.value(coder, plan.level(first + element), old[element])?;
+                self.gap(coder, plan, class);
+            }
+        }
+        *at = values.len();
         Ok(true)
     }
 
@@ -189,16 +201,18 @@ impl Gaps {
         }
     }
 
-    /// The class of each element.
+    /// The class of each element. Magnitudes are compared as bit patterns: the same order, and done by the vector.
     fn classes(&self, old: &[f32], classes: &mut [u8; BLOCK]) {
         let Some(context) = self.context else { return };
+        let bits = |value: f32| value.to_bits() & !(1 << 31);
+        let kept_from = context.threshold.map_or(0, |threshold| bits(f32::from_bits(threshold.0))).max(1);
+        let sizes = self.sizes.map(bits);
+        let strict = context.strict;
         for (&old, class) in old.iter().zip(classes) {
-            let size: u8 = self.sizes.iter().map(|&size| u8::from(old.abs() >= size)).sum();
-            *class = match context.keeps(old) {
-                true => size + SIZES as u8,
-                false if context.strict => ZERO,
-                false => size,
-            };
+            let magnitude = bits(old);
+            let size: u32 = sizes.iter().map(|&size| u32::from(magnitude >= size)).sum();
+            let dropped = if strict { u32::from(ZERO) } else { size };
+            *class = if magnitude >= kept_from { size + SIZES as u32 } else { dropped } as u8;
         }
     }
 
@@ -258,22 +272,25 @@ fn gap<C: Symbols>(coder: &mut C, table: &mut Table<GAPS>, gap: u32) -> u32 {
     (4 | (symbol - 16) & 3) << low | coder.raw(gap, low)
 }
 
-/// A magnitude up to 16 as it is; then the length, the bit after the first in the symbol, the rest as it is; the sign.
+/// A magnitude up to 16 as it is; then the length, the bit after the first in the symbol, the rest as it is. The sign is
+/// the symbol's last bit.
 fn fresh<C: Symbols>(coder: &mut C, table: &mut Table<FRESH>, level: i32) -> i32 {
     let magnitude = level.unsigned_abs();
     let length = magnitude.max(1).ilog2();
-    let symbol = match magnitude {
+    let size = match magnitude {
         0..=16 => magnitude.saturating_sub(1),
         _ => 16 + 2 * (length - 4) + (magnitude >> (length - 1) & 1),
     };
-    let symbol = coder.symbol(table, symbol as usize) as u32;
-    let low = if symbol < 16 { 0 } else { (symbol - 16) / 2 + 3 };
-    let bits = coder.raw(magnitude << 1 | u32::from(level < 0), low + 1);
-    let magnitude = match symbol {
-        0..16 => symbol + 1,
-        _ => (2 | symbol & 1) << low | bits >> 1,
+    let symbol = coder.symbol(table, (2 * size + u32::from(level < 0)) as usize) as u32;
+    let size = symbol / 2;
+    let magnitude = match size {
+        0..16 => size + 1,
+        _ => {
+            let low = (size - 16) / 2 + 3;
+            (2 | size & 1) << low | coder.raw(magnitude, low)
+        }
     } as i32;
-    if bits & 1 == 1 { -magnitude } else { magnitude }
+    if symbol & 1 == 1 { -magnitude } else { magnitude }
 }
 
 /// Distances of up to 7 as they are, with their signs; then the length and the sign in the symbol, the rest as it is.

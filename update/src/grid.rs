@@ -54,14 +54,14 @@ impl Grid {
 
     /// The level nearest to `value`, if it is within reach.
     pub(crate) fn nearest(self, value: f32) -> Option<i32> {
-        let level = (f64::from(value) / self.step()).round();
-        (level.abs() <= f64::from(LEVELS)).then_some(level as i32)
+        let level = round(f64::from(value) / self.step());
+        (level.unsigned_abs() <= LEVELS as u32).then_some(level)
     }
 
     /// `value` in 16ths of a step, cut off far outside: the form in which an old value serves as context. One
     /// exact division and a rounding, so it is the same everywhere.
     pub(crate) fn sixteenths(self, value: f32) -> i32 {
-        let scaled = (f64::from(value) / self.step() * 16.0).round() as i32; // saturates; NaN is 0
+        let scaled = round(f64::from(value) / self.step() * 16.0);
         scaled.clamp(-16 * LEVELS, 16 * LEVELS)
     }
 
@@ -86,6 +86,13 @@ impl Grid {
             values.iter().zip(&levels).all(|(value, &level)| grid.value(level).to_bits() == value.to_bits());
         exact.then_some((grid, levels))
     }
+}
+
+/// The nearest integer, halves away from zero, cut off where it has more than 31 bits; of no number 0. As `f64::round`, which
+/// is a call on most processors: the sum is exact enough, since the fraction of an f32 over a multiple of 11 bits is a
+/// half or at least 2^-36 away from one.
+fn round(value: f64) -> i32 {
+    (value + 0.5f64.copysign(value)) as i32
 }
 
 /// 2 to the power of a small number, exactly.
@@ -139,6 +146,14 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn rounding_is_that_of_floats(bits in any::<u32>(), multiple in 1u32..MULTIPLES, exponent in -149i64..105) {
+            let (value, grid) = (f64::from(f32::from_bits(bits)), Grid::new(multiple, exponent).unwrap());
+            for scaled in [value / grid.step(), value / grid.step() * 16.0] {
+                prop_assert_eq!(round(scaled), scaled.round() as i32);
+            }
+        }
+
         #[test]
         fn what_lies_on_a_grid_is_recognised(
             step in 1e-30f64..1e30, levels in prop::collection::vec(-LEVELS..=LEVELS, 0..40),

@@ -24,10 +24,28 @@ pub(crate) struct Old {
 #[derive(Clone)]
 pub(crate) struct Levels {
     zero: Mix<6>,
-    residual: Mix<6>,
+    residual: Nodes<6>,
     direction: Mix<3>,
-    magnitude: Mix<5>,
+    magnitude: Nodes<5>,
     sign: Mix<2>,
+}
+
+/// A family of decisions for each node of a tree, made when it is first reached: of the far nodes most never are.
+#[derive(Clone)]
+struct Nodes<const N: usize> {
+    contexts: [usize; N],
+    nodes: Vec<Option<Box<Mix<N>>>>,
+}
+
+impl<const N: usize> Nodes<N> {
+    fn new(contexts: [usize; N]) -> Self {
+        Self { contexts, nodes: vec![None; NODES] }
+    }
+
+    fn code<C: Coder>(&mut self, coder: &mut C, bit: bool, node: usize, contexts: [usize; N]) -> bool {
+        let mix = self.nodes[node].get_or_insert_with(|| Box::new(Mix::new(self.contexts, 1)));
+        mix.code(coder, bit, 0, contexts)
+    }
 }
 
 /// Buckets of an old magnitude.
@@ -38,12 +56,9 @@ impl Levels {
         const B: usize = BUCKETS;
         Self {
             zero: Mix::new([4 * OLD_BUCKETS, 4 * B, 4 * B, 4 * 32, 4 * B * B, 4 * B], 4),
-            residual: Mix::new(
-                [16 * NODES, 4 * B * NODES, 4 * B * NODES, 4 * B * NODES, B * NODES, NODES],
-                NODES,
-            ),
+            residual: Nodes::new([16, 4 * B, 4 * B, 4 * B, B, 1]),
             direction: Mix::new([16, 16 * B, 16 * B], 1),
-            magnitude: Mix::new([NODES, B * NODES, B * NODES, B * NODES, B * NODES], NODES),
+            magnitude: Nodes::new([1, B, B, B, B]),
             sign: Mix::new([3 * 3, 1], 1),
         }
     }
@@ -105,13 +120,8 @@ impl Levels {
     /// A level of which nothing is known beforehand.
     fn fresh<C: Coder>(&mut self, coder: &mut C, level: i32, line: &Line) -> i32 {
         let magnitude = gamma(level.unsigned_abs(), |bit, node| {
-            let contexts = [
-                node,
-                node * BUCKETS + line.row_magnitude,
-                node * BUCKETS + line.column_magnitude,
-                node * BUCKETS + line.magnitude,
-                node * BUCKETS + line.column_density,
-            ];
+            let contexts =
+                [0, line.row_magnitude, line.column_magnitude, line.magnitude, line.column_density];
             self.magnitude.code(coder, bit, node, contexts)
         });
         let negative = self.sign.code(coder, level < 0, 0, [line.signs, 0]);
@@ -125,17 +135,17 @@ impl Levels {
         let size = (center as usize).min(BUCKETS - 1);
         let distance = level * old.signum() - center;
 
-        let code = |mix: &mut Mix<6>, coder: &mut C, bit, node: usize, within: usize| {
+        let code = |nodes: &mut Nodes<6>, coder: &mut C, bit, node: usize, within: usize| {
             let quarter = within / 4;
             let contexts = [
-                node * 16 + within,
-                (node * BUCKETS + line.row_change) * 4 + quarter,
-                (node * BUCKETS + line.column_change) * 4 + quarter,
-                (node * BUCKETS + line.change) * 4 + quarter,
-                node * BUCKETS + size,
-                node,
+                within,
+                line.row_change * 4 + quarter,
+                line.column_change * 4 + quarter,
+                line.change * 4 + quarter,
+                size,
+                0,
             ];
-            mix.code(coder, bit, node, contexts)
+            nodes.code(coder, bit, node, contexts)
         };
         if !code(&mut self.residual, coder, distance != 0, 0, within) {
             return center * old.signum();

@@ -177,5 +177,47 @@ pub(crate) fn nonzeros(base: &dyn Base, name: &str) -> Result<u64, ApplyError> {
 
 /// How many of a few values are not zero.
 pub(crate) fn count_nonzeros(values: &[f32]) -> u64 {
-    values.chunks(SPAN).map(|values| values.iter().map(|&value| u32::from(value != 0.0)).sum::<u32>()).map(u64::from).sum()
+    values
+        .chunks(SPAN)
+        .map(|values| values.iter().map(|&value| u32::from(value != 0.0)).sum::<u32>())
+        .map(u64::from)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use secateur_model::{Graph, Tensor};
+
+    use super::*;
+    use crate::gather;
+
+    proptest! {
+        #[test]
+        fn a_gather_is_read_as_it_is_cut(
+            dims in prop::collection::vec(1usize..7, 1..4), inner in prop_oneof![Just(1usize), Just(50), Just(2500)],
+            seed in any::<u64>(), piece in 1usize..9_000,
+        ) {
+            let shape = [&dims[..], &[inner][..]].concat();
+            let count: usize = shape.iter().product();
+            let tensor = Tensor::f32(shape.clone(), (0..count).map(|at| at as f32).collect()).unwrap();
+            let mut sets = Vec::new();
+            let mut axes = Vec::new();
+            for (axis, &dim) in shape.iter().enumerate() {
+                let kept: Vec<usize> = (0..dim).filter(|at| seed >> ((at + 7 * axis) % 64) & 1 == 1).collect();
+                let cut = axis == 0 || seed >> (60 - axis) & 1 == 1;
+                axes.push(if cut { sets.len() + 1 } else { 0 });
+                sets.extend(cut.then_some(IndexSet { base: dim, kept }));
+            }
+            let expected = gather::cut(&tensor, &axes, &sets).unwrap();
+            let (mut reader, shape) = OldReader::cut(&shape, &axes, &sets).unwrap();
+            prop_assert_eq!(&shape[..], expected.shape());
+            let graph = Graph { initializers: [("w".to_owned(), tensor)].into_iter().collect(), ..Graph::default() };
+            let mut read = vec![0.0; expected.len()];
+            for piece in read.chunks_mut(piece) {
+                reader.fill(&graph, "w", &sets, piece).unwrap();
+            }
+            prop_assert_eq!(&read[..], expected.as_f32().unwrap());
+        }
+    }
 }

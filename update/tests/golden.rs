@@ -92,7 +92,8 @@ fn chain() -> Vec<Vec<u8>> {
     let mut large = cut.clone();
     let far = weights(1 << 21, 5);
     let values = |scale: f32, keep: usize| {
-        let value = |(at, w): (usize, &f32)| if at % 4001 < keep { w * scale + far[at + 9] * 0.01 } else { 0.0 };
+        let value =
+            |(at, w): (usize, &f32)| if at % 4001 < keep { w * scale + far[at + 9] * 0.01 } else { 0.0 };
         far[..1 << 20].iter().enumerate().map(value).chain([0.5; 16]).collect::<Vec<_>>()
     };
     large.initializers.insert("large".into(), Tensor::f32([16, 65_537], values(1.0, 3)).unwrap());
