@@ -24,6 +24,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Constants by name.
     pub initializers: BTreeMap<String, Tensor>,
+    /// What the file says of types and shapes of inner values: asked only where they cannot be inferred, not written.
+    pub declared: BTreeMap<String, ValueInfo>,
 }
 
 /// An operator set and its version; the empty domain is ONNX's own.

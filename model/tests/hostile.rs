@@ -43,6 +43,7 @@ fn small() -> Vec<u8> {
             node("Gemm", &["r", "f", "z"], "y", &[]),
         ],
         initializers: initializers.map(|(name, tensor)| (name.to_owned(), tensor)).into(),
+        ..Graph::default()
     };
     onnx::write(&graph)
 }

@@ -39,12 +39,13 @@ pub(crate) fn main(args: &InspectArgs, output: Output) -> Outcome {
         Err(error) => format!("none: {}", chain(&error)),
     };
     let cost = analysis.cost(secateur_update::stored_bytes(&graph));
-    output.print(&document(&cost, &analysis, &groups, &backend), || {
+    output.print(&document(&graph, &cost, &analysis, &groups, &backend), || {
         text(&graph, &cost, &analysis, &groups, &backend)
     })
 }
 
-fn document(cost: &Cost, analysis: &Analysis, groups: &Groups, backend: &str) -> Value {
+fn document(graph: &Graph, cost: &Cost, analysis: &Analysis, groups: &Groups, backend: &str) -> Value {
+    let free = shape::free_axes(graph);
     let layer = |layer: &LayerCost| {
         json!({
             "name": layer.name,
@@ -74,6 +75,7 @@ fn document(cost: &Cost, analysis: &Analysis, groups: &Groups, backend: &str) ->
         "groups": groups.groups.iter().map(group).collect::<Vec<_>>(),
         "frozen": groups.frozen.iter().map(frozen).collect::<Vec<_>>(),
         "unknown": analysis.unknown,
+        "free_axes": free,
         "backend": backend,
     })
 }
@@ -90,6 +92,10 @@ fn text(graph: &Graph, cost: &Cost, analysis: &Analysis, groups: &Groups, backen
         graph.opset(),
         graph.nodes.len(),
     ));
+    let free = shape::free_axes(graph);
+    if !free.is_empty() {
+        parts.push(format!("free axes, taken as {} long: {}", shape::FREE_LENGTH, free.join(", ")));
+    }
     parts.push(group_table(groups));
     if !groups.frozen.is_empty() {
         let columns = [("frozen", Align::Left), ("channels", Align::Right), ("why", Align::Left)];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Call, Depth, Fault, zeros};
+use super::{Call, Depth, Fault, zeros, zeros_count};
 use crate::{Node, Tensor};
 
 /// The window of a convolution or pool over two spatial axes. One-dimensional ones have a height of 1.
@@ -184,6 +184,7 @@ fn conv(call: &Call<'_>) -> Result<Tensor, Fault> {
     if call.depth == Depth::Shapes || in_size == 0 || out_size == 0 {
         return Ok(out);
     }
+    zeros_count(&[w.len() / outputs, out_size / outputs])?; // what a group's columns take
     let y = out.as_f32_mut().ok_or("unreachable")?;
     y.par_chunks_exact_mut(out_size).zip(x.par_chunks_exact(in_size)).for_each_init(
         Vec::new,

@@ -2,91 +2,114 @@
 
 use std::sync::Arc;
 
-use super::{BOOL, Call, Fault};
+use super::{BOOL, Call, Fault, blank};
 use crate::{DType, Tensor, TensorData};
+
+/// 32-bit integers, which TensorFlow's shapes are.
+const I32: DType = DType(6);
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     let op = call.node.op.as_str();
-    if let Some(function) = unary(call) {
-        let (shape, x) = call.floats(0)?;
-        return Ok(vec![Tensor::f32(shape, x.iter().map(|&x| function(x)).collect())?]);
+    if let Some(shape) = large(call)? {
+        let dtype = match op {
+            "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor"
+            | "Not" | "IsNaN" => BOOL,
+            "Cast" => DType(i32::try_from(call.node.int("to", 0)).unwrap_or(0)),
+            "CastLike" | "Where" => call.input(1)?.dtype(),
+            _ => call.input(0)?.dtype(),
+        };
+        return Ok(vec![blank(dtype, shape)?]);
     }
     let result = match op {
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" => arithmetic(call)?,
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" => arithmetic(call)?,
         "Min" | "Max" | "Sum" | "Mean" => variadic(call)?,
         "PRelu" => float_zip(call, 0, 1, |x, slope| if x < 0.0 { x * slope } else { x })?,
         "Clip" => clip(call)?,
         "BatchNormalization" => batch_norm(call)?,
         "Equal" | "Less" | "Greater" | "LessOrEqual" | "GreaterOrEqual" => compare(call)?,
         "Where" => select(call)?,
-        "Cast" => cast(call)?,
+        "Cast" => cast(call, DType(i32::try_from(call.node.int("to", 0)).unwrap_or(0)))?,
+        "CastLike" => cast(call, call.input(1)?.dtype())?,
+        "And" | "Or" | "Xor" => logic(call)?,
+        "Not" => {
+            let (shape, truth) = truths(call, 0)?;
+            bools(shape.to_vec(), truth.iter().map(|&x| u8::from(x == 0)).collect())?
+        }
+        "IsNaN" => {
+            let (shape, x) = call.floats(0)?;
+            bools(shape.to_vec(), x.iter().map(|x| u8::from(x.is_nan())).collect())?
+        }
         _ => return Err(Fault::Unknown),
     };
     Ok(vec![result])
 }
 
-/// Operators of one float to one float.
-fn unary(call: &Call<'_>) -> Option<Box<dyn Fn(f32) -> f32>> {
-    let node = call.node;
-    let attribute = |name: &str, default: f32| node.float(name, default);
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
-    Some(match node.op.as_str() {
-        "Relu" => Box::new(|x| x.max(0.0)),
-        "LeakyRelu" => {
-            let slope = attribute("alpha", 0.01);
-            Box::new(move |x| if x < 0.0 { x * slope } else { x })
+/// The operators of this file.
+const OTHERS: &[&str] = &[
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Mod",
+    "Min",
+    "Max",
+    "Sum",
+    "Mean",
+    "PRelu",
+    "Clip",
+    "BatchNormalization",
+    "Equal",
+    "Less",
+    "Greater",
+    "LessOrEqual",
+    "GreaterOrEqual",
+    "Where",
+    "Cast",
+    "CastLike",
+    "And",
+    "Or",
+    "Xor",
+    "Not",
+    "IsNaN",
+];
+
+/// The shape of a result that is too large to be computed where only shapes are asked for.
+fn large(call: &Call<'_>) -> Result<Option<Vec<usize>>, Fault> {
+    let op = call.node.op.as_str();
+    if call.depth == super::Depth::Values || !OTHERS.contains(&op) {
+        return Ok(None);
+    }
+    let mut shape = call.input(0)?.shape().to_vec();
+    if !["Clip", "BatchNormalization", "CastLike"].contains(&op) {
+        for index in 1..call.inputs.len() {
+            shape = broadcast_shape(&shape, call.input(index)?.shape())?;
         }
-        "Sigmoid" => Box::new(sigmoid),
-        "HardSigmoid" => {
-            let (alpha, beta) = (attribute("alpha", 0.2), attribute("beta", 0.5));
-            Box::new(move |x| (alpha * x + beta).clamp(0.0, 1.0))
-        }
-        "HardSwish" => Box::new(|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
-        "Swish" => {
-            let alpha = attribute("alpha", 1.0);
-            Box::new(move |x| x * sigmoid(alpha * x))
-        }
-        "Mish" => Box::new(|x| x * x.exp().ln_1p().tanh()),
-        "Elu" => {
-            let alpha = attribute("alpha", 1.0);
-            Box::new(move |x| if x < 0.0 { alpha * x.exp_m1() } else { x })
-        }
-        "Selu" => {
-            let (alpha, gamma) = (attribute("alpha", 1.673_263_2), attribute("gamma", 1.050_701));
-            Box::new(move |x| gamma * if x < 0.0 { alpha * x.exp_m1() } else { x })
-        }
-        "Gelu" if node.text("approximate") == Some("tanh") => {
-            Box::new(|x| 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh()))
-        }
-        "Gelu" => Box::new(|x| 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))),
-        "Erf" => Box::new(erf),
-        "Tanh" => Box::new(f32::tanh),
-        "Softplus" => Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
-        "Softsign" => Box::new(|x| x / (1.0 + x.abs())),
-        "Exp" => Box::new(f32::exp),
-        "Log" => Box::new(f32::ln),
-        "Sqrt" => Box::new(f32::sqrt),
-        "Abs" => Box::new(f32::abs),
-        "Neg" => Box::new(|x| -x),
-        "Floor" => Box::new(f32::floor),
-        "Ceil" => Box::new(f32::ceil),
-        "Round" => Box::new(f32::round_ties_even),
-        "Reciprocal" => Box::new(f32::recip),
-        "Sign" => Box::new(|x| if x == 0.0 { 0.0 } else { x.signum() }),
-        "Sin" => Box::new(f32::sin),
-        "Cos" => Box::new(f32::cos),
-        _ => return None,
-    })
+    }
+    super::zeros_count(&shape)?;
+    Ok(call.skips(&shape).then_some(shape))
 }
 
-/// The error function, Abramowitz and Stegun 7.1.26 in f64: absolute error under 1.5e-7.
-fn erf(x: f32) -> f32 {
-    let (sign, x) = (f64::from(x).signum(), f64::from(x).abs());
-    let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let series = ((((1.061_405_429 * t - 1.453_152_027) * t + 1.421_413_741) * t - 0.284_496_736) * t
-        + 0.254_829_592)
-        * t;
-    (sign * (1.0 - series * (-x * x).exp())) as f32
+fn truths<'a>(call: &Call<'a>, index: usize) -> Result<(&'a [usize], &'a [u8]), Fault> {
+    let tensor = call.input(index)?;
+    match tensor.data() {
+        TensorData::Other(BOOL, truth) => Ok((tensor.shape(), truth)),
+        _ => Err(format!("input {index} is not boolean").into()),
+    }
+}
+
+fn logic(call: &Call<'_>) -> Result<Tensor, Fault> {
+    let op = call.node.op.as_str();
+    let f = |a: u8, b: u8| {
+        let (a, b) = (a != 0, b != 0);
+        u8::from(match op {
+            "And" => a && b,
+            "Or" => a || b,
+            _ => a != b,
+        })
+    };
+    let (shape, values) = zip(truths(call, 0)?, truths(call, 1)?, f)?;
+    bools(shape, values)
 }
 
 /// The shape to which `a` and `b` broadcast.
@@ -169,6 +192,12 @@ fn arithmetic(call: &Call<'_>) -> Result<Tensor, Fault> {
             "Sub" => a.wrapping_sub(b),
             "Mul" => a.wrapping_mul(b),
             "Div" => a.checked_div(b).unwrap_or(0),
+            "Mod" if call.node.int("fmod", 0) != 0 => a.checked_rem(b).unwrap_or(0),
+            // The sign is that of the divisor.
+            "Mod" => match a.checked_rem(b).unwrap_or(0) {
+                rest if rest != 0 && (rest < 0) != (b < 0) => rest.wrapping_add(b),
+                rest => rest,
+            },
             _ => u32::try_from(b).map_or(0, |b| a.wrapping_pow(b)),
         };
         let (shape, values) = zip((call.input(0)?.shape(), a), (call.input(1)?.shape(), b), f)?;
@@ -179,12 +208,28 @@ fn arithmetic(call: &Call<'_>) -> Result<Tensor, Fault> {
         "Sub" => float_zip(call, 0, 1, |a, b| a - b),
         "Mul" => float_zip(call, 0, 1, |a, b| a * b),
         "Div" => float_zip(call, 0, 1, |a, b| a / b),
+        "Mod" => float_zip(call, 0, 1, |a, b| a % b),
         _ => float_zip(call, 0, 1, f32::powf),
     }
 }
 
 fn variadic(call: &Call<'_>) -> Result<Tensor, Fault> {
     let op = call.node.op.as_str();
+    if let Some(values) = call.input(0)?.as_i64() {
+        let mut result = (call.input(0)?.shape().to_vec(), values.to_vec());
+        for index in 1..call.inputs.len() {
+            let other = call.input(index)?.as_i64().ok_or("operands of other types")?;
+            let f = |a: i64, b: i64| match op {
+                "Min" => a.min(b),
+                _ => a.max(b),
+            };
+            result = zip((&result.0, &result.1), (call.input(index)?.shape(), other), f)?;
+        }
+        return match op {
+            "Min" | "Max" => Ok(Tensor::i64(result.0, result.1)?),
+            _ => Err("of integers is not supported".into()),
+        };
+    }
     let (shape, values) = call.floats(0)?;
     let mut result = (shape.to_vec(), values.to_vec());
     for index in 1..call.inputs.len() {
@@ -276,10 +321,9 @@ fn select(call: &Call<'_>) -> Result<Tensor, Fault> {
     Ok(Tensor::i64(shape, values)?)
 }
 
-fn cast(call: &Call<'_>) -> Result<Tensor, Fault> {
+fn cast(call: &Call<'_>, target: DType) -> Result<Tensor, Fault> {
     let tensor = call.input(0)?;
     let shape = tensor.shape().to_vec();
-    let target = DType(i32::try_from(call.node.int("to", 0)).unwrap_or(0));
     let as_float: Vec<f32> = match tensor.data() {
         data if tensor.dtype() == target => return Ok(Tensor::new(shape, data.clone())?),
         TensorData::F32(values) => values.to_vec(),
@@ -287,7 +331,15 @@ fn cast(call: &Call<'_>) -> Result<Tensor, Fault> {
         TensorData::I64(values) if target == BOOL => {
             return bools(shape, values.iter().map(|&x| u8::from(x != 0)).collect());
         }
-        TensorData::Other(DType(6), bytes) if target == DType::I64 => {
+        TensorData::I64(values) if target == I32 => {
+            let bytes = values.iter().flat_map(|&x| (x as i32).to_le_bytes()).collect();
+            return Ok(Tensor::new(shape, TensorData::Other(I32, Arc::new(bytes)))?);
+        }
+        TensorData::Other(I32, bytes) if target == DType::F32 => {
+            let values = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32);
+            return Ok(Tensor::f32(shape, values.collect())?);
+        }
+        TensorData::Other(I32, bytes) if target == DType::I64 => {
             let values =
                 bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             return Ok(Tensor::i64(shape, values.collect())?);
@@ -298,6 +350,10 @@ fn cast(call: &Call<'_>) -> Result<Tensor, Fault> {
     match target {
         DType::F32 => Ok(Tensor::f32(shape, as_float)?),
         DType::I64 => Ok(Tensor::i64(shape, as_float.iter().map(|&x| x as i64).collect())?),
+        I32 => {
+            let bytes = as_float.iter().flat_map(|&x| (x as i32).to_le_bytes()).collect();
+            Ok(Tensor::new(shape, TensorData::Other(I32, Arc::new(bytes)))?)
+        }
         BOOL => bools(shape, as_float.iter().map(|&x| u8::from(x != 0.0)).collect()),
         _ => Err(format!("to type {} is not supported", target.0).into()),
     }

@@ -4,18 +4,30 @@
 //! constants and it infers shapes ([`trace`]). It is not how a device runs a model: that is `engine`.
 
 mod conv;
+mod einsum;
 mod elementwise;
 mod layout;
+mod lengths;
 mod matmul;
+mod parts;
 mod pool;
+mod quantise;
+mod recurrent;
 mod reduce;
+mod resize;
+mod scatter;
+mod transposed;
+mod unary;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use secateur_common::caps;
 
 use crate::tensor::element_count;
-use crate::{DType, Graph, Node, Tensor, TensorError};
+use crate::{DType, Graph, Node, Tensor, TensorData, TensorError};
+
+pub(crate) use elementwise::{broadcast_indices, broadcast_shape};
 
 /// Why a graph could not be run.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,12 +67,15 @@ impl From<TensorError> for Fault {
     }
 }
 
-/// How far a kernel goes: convolutions, products and pools may stop at the shape of their result.
+/// How far a kernel goes: it may stop at the shape of its result, unless that is small (a shape, an index, …).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     Values,
     Shapes,
 }
+
+/// Elements of a value, at most, that is computed even where only shapes are asked for.
+const SMALL: usize = 4096;
 
 /// One node's call.
 pub(crate) struct Call<'a> {
@@ -74,6 +89,12 @@ impl<'a> Call<'a> {
     /// The input at `index`, which must be there.
     pub(crate) fn input(&self, index: usize) -> Result<&'a Tensor, Fault> {
         self.optional(index).ok_or_else(|| format!("input {index} is missing").into())
+    }
+
+    /// Whether the elements of a result of `shape` need not be computed: zeros stand for them.
+    pub(crate) fn skips(&self, shape: &[usize]) -> bool {
+        self.depth == Depth::Shapes
+            && shape.iter().fold(1usize, |count, &dim| count.saturating_mul(dim)) > SMALL
     }
 
     pub(crate) fn optional(&self, index: usize) -> Option<&'a Tensor> {
@@ -163,11 +184,12 @@ fn needed_nodes(graph: &Graph, fetch: &[&str]) -> Vec<usize> {
 }
 
 /// Walks `graph` with the given inputs and calls `see` with each value that can be computed, at its shape; numbers
-/// are real only where they follow from constants and shapes. What cannot be computed is passed over. The walk ends
-/// where the values still to be read are over [`caps::ACTIVATION_ELEMENTS`] together.
+/// are real only where they follow from constants and shapes. What cannot be computed is as `declared` says, or else
+/// passed over. The walk ends where the values still to be read are over [`caps::ACTIVATION_ELEMENTS`] together.
 pub(crate) fn trace<'g>(
     graph: &'g Graph,
     inputs: Vec<(&'g str, Tensor)>,
+    declared: impl Fn(&str) -> Option<Tensor>,
     mut see: impl FnMut(&'g str, &Tensor),
 ) {
     let mut values: HashMap<&str, Tensor> = inputs.into_iter().collect();
@@ -181,8 +203,13 @@ pub(crate) fn trace<'g>(
         last_reader.extend(node.inputs.iter().map(|name| (name.as_str(), index)));
     }
     for (index, node) in graph.nodes.iter().enumerate() {
-        let outputs = compute(graph, node, &values, Depth::Shapes).unwrap_or_default();
+        let computed = compute(graph, node, &values, Depth::Shapes);
+        let outputs: Vec<Option<Tensor>> = match computed {
+            Ok(outputs) => outputs.into_iter().map(Some).collect(),
+            Err(_) => node.outputs.iter().map(|name| declared(name)).collect(),
+        };
         for (name, tensor) in node.outputs.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+            let Some(tensor) = tensor else { continue };
             see(name, &tensor);
             if last_reader.contains_key(name.as_str()) {
                 live += tensor.len();
@@ -228,8 +255,23 @@ fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     if !(call.node.domain.is_empty() || call.node.domain == "ai.onnx") {
         return Err(Fault::Unknown);
     }
-    let families =
-        [conv::apply, matmul::apply, pool::apply, elementwise::apply, layout::apply, reduce::apply];
+    let families = [
+        conv::apply,
+        transposed::apply,
+        matmul::apply,
+        pool::apply,
+        unary::apply,
+        elementwise::apply,
+        layout::apply,
+        parts::apply,
+        lengths::apply,
+        resize::apply,
+        reduce::apply,
+        quantise::apply,
+        recurrent::apply,
+        einsum::apply,
+        scatter::apply,
+    ];
     for family in families {
         match family(call) {
             Err(Fault::Unknown) => {}
@@ -241,13 +283,43 @@ fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
 
 /// Moves elements about without changing them (reshape, transpose, concat, slice, …), as [`layout`] does for values.
 pub(crate) fn rearrange(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
-    layout::apply(call)
+    match layout::apply(call) {
+        Err(Fault::Unknown) => parts::apply(call),
+        done => done,
+    }
 }
 
 /// A zero tensor within the caps.
 pub(crate) fn zeros(shape: Vec<usize>) -> Result<Tensor, Fault> {
     let count = zeros_count(&shape)?;
     Ok(Tensor::f32(shape, vec![0.0; count])?)
+}
+
+/// Zeros of any element type, within the caps.
+pub(crate) fn blank(dtype: DType, shape: Vec<usize>) -> Result<Tensor, Fault> {
+    let count = zeros_count(&shape)?;
+    let data = match dtype {
+        DType::F32 => TensorData::F32(Arc::new(vec![0.0; count])),
+        DType::I64 => TensorData::I64(Arc::new(vec![0; count])),
+        other => {
+            let size = other.size().ok_or_else(|| format!("element type {} is not supported", other.0))?;
+            TensorData::Other(other, Arc::new(vec![0; count * size]))
+        }
+    };
+    Ok(Tensor::new(shape, data)?)
+}
+
+/// The elements of `tensor` at `indices` under `shape`, or zeros where they need not be known.
+fn picked(
+    call: &Call<'_>,
+    tensor: &Tensor,
+    shape: Vec<usize>,
+    indices: impl FnOnce() -> Vec<usize>,
+) -> Result<Tensor, Fault> {
+    if call.skips(&shape) {
+        return blank(tensor.dtype(), shape);
+    }
+    Ok(tensor.picked(shape, &indices()))
 }
 
 /// The number of elements of a value of `shape`, where it is within the caps.

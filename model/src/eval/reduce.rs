@@ -1,9 +1,16 @@
 //! Operators that work along axes: reductions, softmax, normalisations.
 
 use super::{Call, Fault, axis_of};
-use crate::Tensor;
+use crate::{DType, Tensor, TensorData};
+
+/// Operators whose result has the shape of their input.
+const SAME_SHAPE: &[&str] =
+    &["Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LRN"];
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
+    if SAME_SHAPE.contains(&call.node.op.as_str()) && call.skips(call.floats(0)?.0) {
+        return Ok(vec![super::blank(DType::F32, call.floats(0)?.0.to_vec())?]);
+    }
     match call.node.op.as_str() {
         "ReduceMean" => reduce(call, 0.0, |a, x| a + x, |a, n| a / n as f32),
         "ReduceSum" => reduce(call, 0.0, |a, x| a + x, |a, _| a),
@@ -13,7 +20,12 @@ pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
         "ReduceL1" => reduce(call, 0.0, |a, x| a + x.abs(), |a, _| a),
         "ReduceL2" => reduce(call, 0.0, |a, x| a + x * x, |a, _| a.sqrt()),
         "ReduceSumSquare" => reduce(call, 0.0, |a, x| a + x * x, |a, _| a),
-        "ArgMax" => arg_max(call),
+        "ReduceLogSum" => reduce(call, 0.0, |a, x| a + x, |a, _| a.ln()),
+        "ReduceLogSumExp" => reduce(call, 0.0, |a, x| a + x.exp(), |a, _| a.ln()),
+        "ArgMax" => arg_best(call, |a, b| a > b),
+        "ArgMin" => arg_best(call, |a, b| a < b),
+        "CumSum" => cumulative(call),
+        "LRN" => local_response(call),
         "Softmax" | "LogSoftmax" => softmax(call),
         "LayerNormalization" => layer_norm(call),
         "InstanceNormalization" => group_norm(call, None),
@@ -42,8 +54,10 @@ fn reduce(
     let kept: Vec<usize> =
         (0..shape.len()).map(|axis| if axes.contains(&axis) { 1 } else { shape[axis] }).collect();
     let mut sums = vec![start; kept.iter().product()];
-    for (x, target) in x.iter().zip(super::elementwise::broadcast_indices(shape, &kept)) {
-        sums[target] = step(sums[target], *x);
+    if !call.skips(shape) {
+        for (x, target) in x.iter().zip(super::elementwise::broadcast_indices(shape, &kept)) {
+            sums[target] = step(sums[target], *x);
+        }
     }
     let count = (0..shape.len()).filter(|axis| axes.contains(axis)).map(|axis| shape[axis]).product();
     let values = sums.into_iter().map(|sum| finish(sum, count)).collect();
@@ -54,7 +68,7 @@ fn reduce(
     Ok(vec![Tensor::f32(shape, values)?])
 }
 
-fn arg_max(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
+fn arg_best(call: &Call<'_>, better: impl Fn(f32, f32) -> bool) -> Result<Vec<Tensor>, Fault> {
     let (shape, x) = call.floats(0)?;
     let axis = axis_of(call.node.int("axis", 0), shape.len())?;
     let (outer, along, inner) = around(shape, axis);
@@ -63,7 +77,7 @@ fn arg_max(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     }
     let best = |o: usize, i: usize| {
         let at = |k: usize| x[(o * along + k) * inner + i];
-        (1..along).fold(0, |best, k| if at(k) > at(best) { k } else { best }) as i64
+        (1..along).fold(0, |best, k| if better(at(k), at(best)) { k } else { best }) as i64
     };
     let values = (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))).map(|(o, i)| best(o, i)).collect();
     let mut shape = shape.to_vec();
@@ -73,6 +87,48 @@ fn arg_max(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
         shape[axis] = 1;
     }
     Ok(vec![Tensor::i64(shape, values)?])
+}
+
+fn cumulative(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
+    let (shape, x) = call.floats(0)?;
+    let axis = match call.input(1)?.data() {
+        TensorData::I64(axis) => axis.first().copied(),
+        TensorData::Other(DType(6), bytes) => {
+            bytes.first_chunk().map(|bytes| i64::from(i32::from_le_bytes(*bytes)))
+        }
+        _ => None,
+    };
+    let axis = axis_of(axis.ok_or("the axis is not an integer")?, shape.len())?;
+    let (exclusive, reverse) = (call.node.int("exclusive", 0) != 0, call.node.int("reverse", 0) != 0);
+    let (outer, along, inner) = around(shape, axis);
+    let mut y = vec![0.0; x.len()];
+    for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
+        let mut sum = 0.0;
+        for k in 0..along {
+            let at = (o * along + if reverse { along - 1 - k } else { k }) * inner + i;
+            y[at] = if exclusive { sum } else { sum + x[at] };
+            sum += x[at];
+        }
+    }
+    Ok(vec![Tensor::f32(shape, y)?])
+}
+
+/// Each channel over a power of the squares of its neighbours.
+fn local_response(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
+    let (shape, x) = call.floats(0)?;
+    let &[_, channels, ref spatial @ ..] = shape else { return Err("the input has no channels".into()) };
+    let size = usize::try_from(call.node.int("size", 0)).ok().filter(|&size| size > 0);
+    let size = size.ok_or("the size is not positive")?.min(2 * channels + 1);
+    let (alpha, beta) = (call.node.float("alpha", 1e-4), call.node.float("beta", 0.75));
+    let bias = call.node.float("bias", 1.0);
+    let plane: usize = spatial.iter().product::<usize>().max(1);
+    let value = |(index, &x_at): (usize, &f32)| {
+        let (c, rest) = (index / plane % channels, index - index / plane % channels * plane);
+        let near = c.saturating_sub((size - 1) / 2)..(c + size / 2 + 1).min(channels);
+        let squares: f32 = near.map(|c| x[rest + c * plane] * x[rest + c * plane]).sum();
+        x_at / (bias + alpha / size as f32 * squares).powf(beta)
+    };
+    Ok(vec![Tensor::f32(shape, x.iter().enumerate().map(value).collect())?])
 }
 
 fn softmax(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {

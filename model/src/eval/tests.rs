@@ -105,21 +105,26 @@ proptest! {
             "Conv", "MaxPool", "AveragePool", "Slice", "Pad", "Reshape", "Split", "Gather", "Transpose", "Concat",
             "Squeeze", "Unsqueeze", "Tile", "Resize", "Softmax", "ReduceMean", "Flatten", "DepthToSpace", "Range",
             "Expand", "ConstantOfShape", "Gemm", "MatMul", "GroupNormalization", "LayerNormalization", "ArgMax",
-            "BatchNormalization", "InstanceNormalization", "SpaceToDepth", "ReduceSum",
+            "BatchNormalization", "InstanceNormalization", "SpaceToDepth", "ReduceSum", "ConvTranspose", "ScatterND",
+            "GatherND", "GatherElements", "Trilu", "LSTM", "GRU", "RNN", "CumSum", "LRN", "QuantizeLinear",
+            "DequantizeLinear", "Mod", "Einsum", "Upsample", "Where", "And", "CastLike",
         ]),
         ints in prop::collection::vec(prop::sample::select(vec![i64::MIN, -3, -1, 0, 1, 2, 3, 7, 1 << 40, i64::MAX]), 0..5),
         shape in prop::collection::vec(0usize..4, 0..5),
         names in prop::sample::subsequence(
             vec!["strides", "pads", "dilations", "kernel_shape", "axes", "axis", "starts", "ends", "steps", "perm",
-                 "split", "group", "shape", "blocksize", "num_groups", "num_outputs", "auto_pad", "mode"], 0..6),
-        mode in prop::sample::select(vec!["constant", "edge", "reflect", "wrap", "nearest"]),
+                 "split", "group", "shape", "blocksize", "num_groups", "num_outputs", "auto_pad", "mode", "output_padding",
+                 "output_shape", "size", "equation", "hidden_size"], 0..6),
+        mode in prop::sample::select(vec!["constant", "edge", "reflect", "wrap", "nearest", "linear", "cubic"]),
+        equation in prop::sample::select(vec!["ij,jk,k->i", "ab,bc,c", "i,i,i->", "->", "aa,ab,b->ba", "abc,abd,a->cd"]),
         same in prop::sample::select(vec!["SAME_UPPER", "SAME_LOWER", "VALID"]),
     ) {
         let attributes: Vec<_> = names.iter().map(|&name| match name {
-            "axis" | "group" | "blocksize" | "num_groups" | "num_outputs" => {
+            "axis" | "group" | "blocksize" | "num_groups" | "num_outputs" | "size" | "hidden_size" => {
                 (name, Attribute::Int(ints.first().copied().unwrap_or(5)))
             }
             "mode" => (name, Attribute::Bytes(mode.into())),
+            "equation" => (name, Attribute::Bytes(equation.into())),
             "auto_pad" => (name, Attribute::Bytes(same.into())),
             _ => (name, Attribute::Ints(ints.clone())),
         }).collect();
@@ -231,4 +236,67 @@ fn shapes_of_a_long_chain_need_few_values_at_once() {
     wide.nodes.push(Node { op: "Sum".into(), inputs: all, outputs: vec!["sum".into()], ..Node::default() });
     let shapes = crate::shape::infer(&wide, 1).unwrap();
     assert!(!shapes.contains_key(&format!("t{length}")));
+}
+
+#[test]
+fn a_transposed_convolution_is_the_adjoint_of_a_convolution() {
+    // <conv(x), y> = <x, transposed(y)> for the same weights.
+    for (stride, pad, dilation, groups) in
+        [(1, 0, 1, 1), (2, 1, 1, 1), (2, 0, 2, 1), (1, 1, 1, 2), (3, 1, 2, 2)]
+    {
+        let (x, w) = (floats(1, &[1, 4, 9, 9]), floats(2, &[6, 4 / groups, 3, 3]));
+        let y = naive_conv(&x, &w, stride, pad, dilation, groups);
+        let list = |value: usize, count: usize| Attribute::Ints(vec![value as i64; count]);
+        let rest = (9 + 2 * pad - (2 * dilation + 1)) % stride; // what the strides leave over
+        let attributes = [
+            ("strides", list(stride, 2)),
+            ("pads", list(pad, 4)),
+            ("dilations", list(dilation, 2)),
+            ("output_padding", list(rest, 2)),
+            ("group", Attribute::Int(groups as i64)),
+        ];
+        let v = floats(3, y.shape());
+        let back = single("ConvTranspose", &attributes, &[v.clone(), w]).unwrap();
+        assert_eq!(back[0].shape(), x.shape());
+        let dot = |a: &Tensor, b: &Tensor| -> f32 {
+            a.as_f32().unwrap().iter().zip(b.as_f32().unwrap()).map(|(a, b)| a * b).sum()
+        };
+        let (left, right) = (dot(&y, &v), dot(&x, &back[0]));
+        assert!((left - right).abs() < 1e-3, "{left} and {right}");
+    }
+}
+
+#[test]
+fn linear_resizing_and_recurrences_are_as_defined() {
+    let x = Tensor::f32([1, 1, 1, 4], vec![0.0, 1.0, 2.0, 3.0]).unwrap();
+    let scales = Tensor::f32([4], vec![1.0, 1.0, 1.0, 2.0]).unwrap();
+    let mode = [("mode", Attribute::Bytes("linear".into()))];
+    let empty = Tensor::f32([0], vec![]).unwrap();
+    let y = single("Resize", &mode, &[x, empty, scales]).unwrap();
+    assert_eq!(y[0].as_f32().unwrap(), [0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0]);
+    // One unit, weights 1 on the input and 0 on the state: the gates are functions of the input alone.
+    let x = Tensor::f32([1, 1, 1], vec![0.5]).unwrap();
+    let ones = |gates: usize| Tensor::f32([1, gates, 1], vec![1.0; gates]).unwrap();
+    let zeros = |gates: usize| Tensor::f32([1, gates, 1], vec![0.0; gates]).unwrap();
+    let (gate, cell) = (1.0 / (1.0 + (-0.5_f32).exp()), 0.5_f32.tanh());
+    let lstm = single("LSTM", &[], &[x.clone(), ones(4), zeros(4)]).unwrap();
+    assert!((lstm[1].as_f32().unwrap()[0] - gate * (gate * cell).tanh()).abs() < 1e-6);
+    let gru = single("GRU", &[], &[x, ones(3), zeros(3)]).unwrap();
+    assert!((gru[1].as_f32().unwrap()[0] - (1.0 - gate) * cell).abs() < 1e-6);
+}
+
+#[test]
+fn einsum_is_a_product_of_matrices() {
+    let (a, b) = (floats(1, &[2, 3, 4]), floats(2, &[2, 4, 5]));
+    let equation = |text: &str| [("equation", Attribute::Bytes(text.into()))];
+    let product = single("MatMul", &[], &[a.clone(), b.clone()]).unwrap();
+    assert!(close(
+        &single("Einsum", &equation("bij,bjk->bik"), &[a.clone(), b.clone()]).unwrap()[0],
+        &product[0]
+    ));
+    // Without an arrow the letters that occur once remain: i and k, summed over b and j.
+    let summed = single("ReduceSum", &[], &[product[0].clone(), Tensor::i64([1], vec![0]).unwrap()]);
+    let implied = single("Einsum", &equation("bij, bjk"), &[a, b]).unwrap();
+    assert_eq!(implied[0].shape(), [3, 5]);
+    assert!(close(&implied[0].reshaped([1, 3, 5]).unwrap(), &summed.unwrap()[0]));
 }

@@ -1,4 +1,4 @@
-//! Labels and which of them are one: union-find, with the reason why a class is frozen.
+//! Labels, which of them are one (union-find, with the reason why a class is frozen), and how they lie over a value.
 
 /// A coordinate of a producer's axis. [`NONE`] is a coordinate that no producer here can remove.
 pub(crate) type Label = u32;
@@ -6,11 +6,89 @@ pub(crate) type Label = u32;
 /// No label.
 pub(crate) const NONE: Label = 0;
 
-/// The labels of a value: they vary along one axis only.
+/// The labels of a value: row-major over `dims`, which is the value's shape with 1 for each axis along which labels
+/// do not vary.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Along {
-    pub(crate) axis: usize,
+pub(crate) struct Spread {
+    pub(crate) dims: Vec<usize>,
     pub(crate) labels: Vec<Label>,
+}
+
+impl Spread {
+    /// Labels along one axis of a value of `rank` axes.
+    pub(crate) fn along(rank: usize, axis: usize, labels: Vec<Label>) -> Self {
+        let mut dims = vec![1; rank];
+        dims[axis] = labels.len();
+        Self { dims, labels }
+    }
+
+    /// Labels of every element of a value of `shape`, made as small as they allow.
+    pub(crate) fn of_elements(shape: &[usize], labels: Vec<Label>) -> Self {
+        Self { dims: shape.to_vec(), labels }.compressed()
+    }
+
+    /// The labels of every element of a value of `shape`.
+    pub(crate) fn elements(&self, shape: &[usize]) -> Vec<Label> {
+        crate::eval::broadcast_indices(shape, &self.dims)
+            .into_iter()
+            .map(|index| self.labels[index])
+            .collect()
+    }
+
+    /// The axes along which labels vary.
+    pub(crate) fn varying(&self) -> Vec<usize> {
+        (0..self.dims.len()).filter(|&axis| self.dims[axis] > 1).collect()
+    }
+
+    /// How far apart neighbours along `axis` lie.
+    fn stride(&self, axis: usize) -> usize {
+        self.dims[axis + 1..].iter().product()
+    }
+
+    /// The position along `axis` of the element at `index`.
+    fn at(&self, index: usize, axis: usize) -> usize {
+        index / self.stride(axis) % self.dims[axis]
+    }
+
+    /// For each element, the first of its row along `axis`.
+    pub(crate) fn rows(&self, axis: usize) -> impl Iterator<Item = (Label, Label)> + '_ {
+        let stride = self.stride(axis);
+        (0..self.labels.len())
+            .map(move |index| (self.labels[index], self.labels[index - self.at(index, axis) * stride]))
+    }
+
+    /// The first of each row along `axis`.
+    pub(crate) fn first_along(&self, axis: usize) -> Self {
+        let mut dims = self.dims.clone();
+        dims[axis] = 1;
+        let first = (0..self.labels.len()).filter(|&index| self.at(index, axis) == 0);
+        Self { labels: first.map(|index| self.labels[index]).collect(), dims }
+    }
+
+    /// The first label at each position of `axis`.
+    pub(crate) fn one_by_one(&self, axis: usize) -> Vec<Label> {
+        let mut reduced = self.clone();
+        for other in (0..self.dims.len()).filter(|&other| other != axis) {
+            reduced = reduced.first_along(other);
+        }
+        reduced.labels
+    }
+
+    /// The same labels without the axes along which they do not vary.
+    pub(crate) fn compressed(mut self) -> Self {
+        for axis in 0..self.dims.len() {
+            if self.dims[axis] > 1 && self.rows(axis).all(|(label, first)| label == first) {
+                self = self.first_along(axis);
+            }
+        }
+        self
+    }
+
+    /// Each label replaced.
+    pub(crate) fn map(&self, f: impl Fn(Label) -> Label) -> Self {
+        let labels = self.labels.iter().map(|&label| f(label)).collect();
+        Self { dims: self.dims.clone(), labels }.compressed()
+    }
 }
 
 /// Union-find over labels.
@@ -58,9 +136,17 @@ impl Unions {
         self.frozen[self.root(label) as usize].as_deref()
     }
 
-    /// Makes two labels one: what freezes either freezes both. The smaller root stays, so results do not depend on
-    /// the order of unions.
+    /// Makes two labels one: what freezes either freezes both. One that cannot be removed freezes the other.
     pub(crate) fn unite(&mut self, a: Label, b: Label) {
+        match (a, b) {
+            (NONE, NONE) => {}
+            (NONE, label) | (label, NONE) => self.freeze(label, "it meets channels that cannot be removed"),
+            _ => self.join(a, b),
+        }
+    }
+
+    /// The smaller root stays, so results do not depend on the order of unions.
+    fn join(&mut self, a: Label, b: Label) {
         let (a, b) = (self.root(a), self.root(b));
         if a == b {
             return;

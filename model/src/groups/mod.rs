@@ -7,6 +7,7 @@
 
 mod cut;
 mod labels;
+mod mend;
 mod prepare;
 mod rules;
 #[cfg(test)]
@@ -19,7 +20,7 @@ pub use prepare::prepare;
 
 use crate::Graph;
 use crate::shape::Shapes;
-use labels::{Label, Unions};
+use labels::{Label, Spread, Unions};
 
 /// All channel groups of a graph, and what is frozen.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +125,9 @@ pub fn find(graph: &Graph, shapes: &Shapes) -> Groups {
 
 /// Gathers united labels into channels, and channels that share a producer into groups.
 fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups {
-    let rules::Finder { unions, along, sites, .. } = finder;
+    let rules::Finder { unions, spreads, sites, .. } = &finder;
+    let sites: Vec<LabelledAxis<'_>> =
+        sites.iter().filter_map(|site| labelled_axis(graph, &finder, site)).collect();
     // Roots that share a producer's axis are one group.
     let mut families = Unions::default();
     families.grow_to(unions.len());
@@ -137,17 +140,17 @@ fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups 
     let mut member_of: HashMap<Label, Member> = HashMap::new();
     let mut frozen = Vec::new();
     for site in sites.iter().filter(|site| site.role == Role::Producer) {
-        let weights = graph.initializers.get(&site.tensor).is_some_and(|tensor| tensor.shape().len() > 1);
+        let weights = graph.initializers.get(site.tensor).is_some_and(|tensor| tensor.shape().len() > 1);
         let held: Vec<Label> =
             site.labels.iter().copied().filter(|&label| unions.free_root(label).is_none()).collect();
         if let Some(&first) = held.first().filter(|_| weights) {
             let reason = unions.frozen(first).unwrap_or("it has no channels").to_owned();
-            frozen.push(Frozen { tensor: site.tensor.clone(), channels: held.len(), reason });
+            frozen.push(Frozen { tensor: site.tensor.to_owned(), channels: held.len(), reason });
         }
         for root in site.labels.iter().filter_map(|&label| unions.free_root(label)) {
             let family = families.root(root);
             let group = *group_of.entry(family).or_insert_with(|| {
-                groups.push(Group { name: site.tensor.clone(), channels: 0, sites: Vec::new() });
+                groups.push(Group { name: site.tensor.to_owned(), channels: 0, sites: Vec::new() });
                 groups.len() - 1
             });
             member_of.entry(root).or_insert_with(|| {
@@ -164,14 +167,45 @@ fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups 
         touched.dedup();
         for group in touched {
             let channels = members.iter().map(|m| m.filter(|m| m.0 == group).map(|m| m.1)).collect();
-            let (tensor, node, axis, role) = (site.tensor.clone(), site.node, site.axis, site.role);
+            let (tensor, node, axis, role) = (site.tensor.to_owned(), site.node, site.axis, site.role);
             groups[group].sites.push(Site { tensor, node, axis, role, channels });
         }
     }
-    let values = along.into_iter().map(|(name, along)| {
-        let rank = shapes.get(name).map_or(0, Vec::len);
-        let members = along.labels.iter().map(|&label| member(label)).collect();
-        (name.to_owned(), Carried { rank, axis: along.axis, members })
-    });
-    Groups { values: values.collect(), groups, frozen }
+    let carried = |(name, spread): (&&str, &Spread)| {
+        let axis = *finder.free(spread).varying().first()?;
+        let members = spread.one_by_one(axis).into_iter().map(member).collect();
+        Some(((*name).to_owned(), Carried { rank: shapes.get(*name).map_or(0, Vec::len), axis, members }))
+    };
+    let values = spreads.iter().filter_map(carried).collect();
+    Groups { values, groups, frozen }
+}
+
+/// An axis of a constant tensor with the label of each index.
+struct LabelledAxis<'a> {
+    tensor: &'a str,
+    node: usize,
+    axis: usize,
+    role: Role,
+    labels: Vec<Label>,
+}
+
+/// The axis of a constant along which its labels vary; `None` where the constant does not span it.
+fn labelled_axis<'a>(
+    graph: &Graph,
+    finder: &rules::Finder<'_>,
+    site: &'a rules::LabelledTensor,
+) -> Option<LabelledAxis<'a>> {
+    let shape = graph.initializers.get(&site.tensor)?.shape();
+    let offset = site.spread.dims.len() - shape.len();
+    let free = finder.free(&site.spread).varying().first().copied();
+    // Where nothing is free, the axis that was labelled is told of.
+    let axis = free.or_else(|| site.spread.varying().first().copied())?.checked_sub(offset)?;
+    let labels = site.spread.one_by_one(axis + offset);
+    (shape[axis] == labels.len()).then(|| LabelledAxis {
+        tensor: &site.tensor,
+        node: site.node,
+        axis,
+        role: site.role,
+        labels,
+    })
 }

@@ -96,6 +96,13 @@ fn read_graph(message: messages::Graph, tensors: BTreeMap<String, Tensor>) -> Re
     // Until IR version 4 every initializer had to be listed as an input as well.
     graph.inputs = inputs.into_iter().filter(|input| !graph.initializers.contains_key(&input.name)).collect();
     graph.outputs = message.output.into_iter().map(read_value).collect::<Result<_, _>>()?;
+    if message.value_info.len() > caps::GRAPH_NODES {
+        return Err(GraphError::TooMany { what: "declared shapes", limit: caps::GRAPH_NODES }.into());
+    }
+    // Those that are no tensors' (sequences, optionals) are of no use here.
+    let declared = message.value_info.into_iter().filter_map(|value| read_value(value).ok());
+    let declared = declared.filter(|value| !graph.initializers.contains_key(&value.name));
+    graph.declared = declared.map(|value| (value.name.clone(), value)).collect();
     Ok(graph)
 }
 
@@ -279,6 +286,7 @@ mod tests {
                 ..Node::default()
             }],
             initializers: BTreeMap::from([("b".to_owned(), Tensor::f32([3], vec![1.0, 2.0, 3.0]).unwrap())]),
+            declared: BTreeMap::new(),
         }
     }
 

@@ -40,6 +40,7 @@ pub(crate) fn graph_message(graph: &Graph) -> messages::Graph {
         initializer: Vec::new(),
         input: graph.inputs.iter().map(value_message).collect(),
         output: graph.outputs.iter().map(value_message).collect(),
+        value_info: Vec::new(),
         sparse_initializer: Vec::new(),
     }
 }

@@ -1,5 +1,7 @@
 //! Small graphs through every rule: what is cut computes what is masked.
 
+mod rules;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
