@@ -1,14 +1,19 @@
-//! Structured pruning: channels go along one path until the budget holds.
+//! Structured pruning: channels go along one path until every budget holds.
+
+use std::collections::HashSet;
 
 use secateur_common::{Budget, ByteCount, Metric, Violation};
-use secateur_model::groups::{self, Groups, KeepSets};
-use secateur_model::shape;
-use secateur_model::{Graph, Tensor, fold};
+use secateur_model::groups::{self, Groups, KeepSets, Role};
+use secateur_model::{Graph, Tensor, cost, fold, shape};
 
+use crate::curves::curves;
 use crate::measure::{cost_of, first_within, violations};
+use crate::observe::{Observed, observe};
 use crate::oracle::{self, unrunnable};
-use crate::order::Path;
-use crate::refit;
+use crate::path::Path;
+use crate::refit::{Cut, refit};
+use crate::trace::{Trace, score};
+use crate::widths::{Prices, Widths};
 use crate::{Kept, LadderOptions, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
 
 pub(crate) fn prune(
@@ -17,30 +22,33 @@ pub(crate) fn prune(
     sizer: Sizer<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    let paths = Paths::new(dense, request.method, request.seed)?;
+    let ready = Ready::new(dense, request.method, request.seed, request.calibration, progress)?;
+    let path = ready.path(Prices::MACS);
     progress(Progress { stage: "allocate", done: 0, total: 1 });
     let (steps, graph) = if request.budget.is_empty() {
-        let steps = steps_asked(request, &paths.path)?;
-        (steps, paths.build(steps)?)
+        let steps = steps_asked(request, &path)?;
+        (steps, ready.build(&path, steps)?)
     } else {
-        first_within(paths.path.len(), &request.budget, sizer, |steps| paths.build(steps))?
+        first_within(path.len(), &request.budget, sizer, |steps| ready.build(&path, steps))?
     };
     progress(Progress { stage: "allocate", done: 1, total: 1 });
     let (mut steps, mut graph) = (steps, graph);
     loop {
-        let kept = paths.checked(&graph, steps, request.seed)?;
-        paths.refit(&mut graph, steps, request.into(), progress)?;
+        let keep = path.keep(&ready.groups, steps);
+        oracle::check(&ready.graph, &ready.groups, &keep, &graph, request.seed)?;
+        ready.refit(&mut graph, &keep, request.refit_share, progress)?;
         // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
-        match (violations(&graph, &request.budget, sizer)?.first(), steps < paths.path.len()) {
+        match (violations(&graph, &request.budget, sizer)?.first(), steps < path.len()) {
             (None, _) => {
-                return Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold });
+                let (kept, threshold) = (ready.kept(&keep), request.threshold);
+                return Ok(Pruned { graph, method: request.method, kept, threshold });
             }
             (Some(&Violation { metric, limit, actual }), false) => {
                 return Err(PruneError::Infeasible { metric, limit, smallest: actual });
             }
             (Some(_), true) => {
-                steps = (steps + paths.path.len().div_ceil(64)).min(paths.path.len());
-                graph = paths.build(steps)?;
+                steps = (steps + path.len().div_ceil(64)).min(path.len());
+                graph = ready.build(&path, steps)?;
             }
         }
     }
@@ -51,19 +59,20 @@ pub(crate) fn ladder(
     options: &LadderOptions<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Rung>, PruneError> {
-    let paths = Paths::new(dense, options.method, options.seed)?;
-    let all = cost_of(&paths.graph, None)?.macs.get() as f64;
+    let ready = Ready::new(dense, options.method, options.seed, options.calibration, progress)?;
+    let path = ready.path(Prices::MACS);
+    let all = cost_of(&ready.graph, None)?.macs.get() as f64;
     let mut rungs = vec![Rung {
         graph: dense.clone(),
         label: "dense".into(),
         share: 1.0,
-        kept: paths.kept(&paths.groups.keep_all()),
+        kept: ready.kept(&ready.groups.keep_all()),
     }];
     let mut last = 0;
     for (done, &share) in options.shares.iter().enumerate() {
         progress(Progress { stage: "ladder", done, total: options.shares.len() });
         let budget = Budget::default().with(Metric::Macs, share * all);
-        let within = first_within(paths.path.len(), &budget, &|_| ByteCount(0), |steps| paths.build(steps));
+        let within = first_within(path.len(), &budget, &|_| ByteCount(0), |steps| ready.build(&path, steps));
         let (steps, mut graph) = match within {
             Err(PruneError::Infeasible { .. }) => break,
             other => other?,
@@ -72,10 +81,12 @@ pub(crate) fn ladder(
             continue;
         }
         last = steps;
-        let kept = paths.checked(&graph, steps, options.seed)?;
-        paths.refit(&mut graph, steps, options.into(), &mut |_| ())?;
+        let keep = path.keep(&ready.groups, steps);
+        oracle::check(&ready.graph, &ready.groups, &keep, &graph, options.seed)?;
+        ready.refit(&mut graph, &keep, options.refit_share, &mut |_| ())?;
         let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
-        rungs.push(Rung { graph, label: format!("macs {:.0}%", share * 100.0), share: share_built, kept });
+        let (label, kept) = (format!("macs {:.0}%", share * 100.0), ready.kept(&keep));
+        rungs.push(Rung { graph, label, share: share_built, kept });
     }
     progress(Progress { stage: "ladder", done: options.shares.len(), total: options.shares.len() });
     Ok(rungs)
@@ -86,10 +97,7 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
     match (request.method, request.rate, request.threshold) {
         (Method::Threshold, _, Some(threshold)) => Ok(path.under(f64::from(threshold))),
         (Method::Threshold, _, None) | (_, None, _) => Err(PruneError::NoTarget),
-        (_, Some(rate), _) if (0.0..1.0).contains(&rate) => Ok(match request.method {
-            Method::Random => path.under(rate - 1e-9),
-            _ => (path.len() as f64 * rate).round() as usize,
-        }),
+        (_, Some(rate), _) if (0.0..1.0).contains(&rate) => Ok((path.len() as f64 * rate).round() as usize),
         (_, Some(rate), _) => {
             let got = rate.to_string();
             Err(PruneError::BadOption { what: "rate", got, expected: "from 0 to below 1" })
@@ -97,35 +105,24 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
     }
 }
 
-/// What a refit is made from; no calibration data where the method has none.
-struct Refit<'a> {
-    calibration: Option<&'a Tensor>,
-    share: f64,
-}
-
-impl<'a> From<&Request<'a>> for Refit<'a> {
-    fn from(request: &Request<'a>) -> Self {
-        let calibration = request.calibration.filter(|_| request.method == Method::Obs);
-        Self { calibration, share: request.refit_share }
-    }
-}
-
-impl<'a> From<&LadderOptions<'a>> for Refit<'a> {
-    fn from(options: &LadderOptions<'a>) -> Self {
-        let calibration = options.calibration.filter(|_| options.method == Method::Obs);
-        Self { calibration, share: options.refit_share }
-    }
-}
-
-/// A graph that is ready to be cut, and the path along which its channels go.
-struct Paths {
+/// A graph that is ready to be cut, with all that the choice of what goes is made from.
+struct Ready {
     graph: Graph,
     groups: Groups,
-    path: Path,
+    traces: Vec<Trace>,
+    /// For `obs`: what a refit is made from, and what each group's channels are worth.
+    observed: Option<Observed>,
+    curves: Option<Vec<Vec<f64>>>,
 }
 
-impl Paths {
-    fn new(dense: &Graph, method: Method, seed: u64) -> Result<Self, PruneError> {
+impl Ready {
+    fn new(
+        dense: &Graph,
+        method: Method,
+        seed: u64,
+        calibration: Option<&Tensor>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, PruneError> {
         let mut graph = dense.clone();
         groups::prepare(&mut graph);
         if method == Method::Obs {
@@ -133,38 +130,62 @@ impl Paths {
         }
         let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
         let groups = groups::find(&graph, &shapes);
-        let path = Path::new(&graph, &groups, method, seed)?;
-        if path.len() == 0 {
-            let reasons: Vec<_> =
-                groups.frozen.iter().take(4).map(|f| format!("`{}`: {}", f.tensor, f.reason)).collect();
-            let reasons = if reasons.is_empty() { "it has no layers".into() } else { reasons.join("; ") };
-            return Err(PruneError::NothingPrunable { reasons });
+        if groups.groups.iter().all(|group| group.channels < 2) {
+            return Err(nothing_prunable(&groups));
         }
-        Ok(Self { graph, groups, path })
+        let observed = match calibration.filter(|_| method.needs_calibration()) {
+            Some(data) => {
+                let sites = groups.groups.iter().flat_map(|group| &group.sites);
+                let takes_in: HashSet<&str> = sites
+                    .filter(|site| site.role == Role::Consumer)
+                    .map(|site| site.tensor.as_str())
+                    .collect();
+                Some(observe(&graph, data, |weights| takes_in.contains(weights), progress)?)
+            }
+            None => None,
+        };
+        let mut score = score(method, seed, observed.as_ref());
+        let mut traces: Vec<Trace> = Vec::with_capacity(groups.groups.len());
+        for (done, group) in groups.groups.iter().enumerate() {
+            progress(Progress { stage: "scores", done, total: groups.groups.len() });
+            traces.push(score.trace(&graph, group));
+        }
+        drop(score);
+        let observed = observed.filter(|_| method == Method::Obs);
+        let curves = match &observed {
+            Some(observed) => Some(curves(&graph, &groups, &traces, observed, progress)?),
+            None => None,
+        };
+        Ok(Self { graph, groups, traces, observed, curves })
     }
 
-    fn build(&self, steps: usize) -> Result<Graph, PruneError> {
-        groups::cut(&self.graph, &self.groups, &self.path.keep(&self.groups, steps)).map_err(unrunnable)
+    /// The path along which channels go.
+    fn path(&self, prices: Prices) -> Path {
+        match (&self.curves, cost::analyse(&self.graph)) {
+            (Some(curves), Ok(analysis)) => {
+                let widths = Widths::new(&self.graph, &analysis, &self.groups, &self.traces);
+                Path::by_gain(&self.traces, curves, &widths, &prices, 1)
+            }
+            _ => Path::by_score(&self.traces),
+        }
+    }
+
+    fn build(&self, path: &Path, steps: usize) -> Result<Graph, PruneError> {
+        groups::cut(&self.graph, &self.groups, &path.keep(&self.groups, steps)).map_err(unrunnable)
     }
 
     fn refit(
         &self,
         graph: &mut Graph,
-        steps: usize,
-        how: Refit<'_>,
+        keep: &KeepSets,
+        share: f64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), PruneError> {
-        let Some(calibration) = how.calibration.filter(|_| steps > 0) else { return Ok(()) };
-        let keep = self.path.keep(&self.groups, steps);
-        let mut told = |done, total| progress(Progress { stage: "refit", done, total });
-        refit::refit(&self.graph, graph, &self.groups, &keep, calibration, how.share, &mut told)
-    }
-
-    /// What is kept after `steps`, once the oracle has held for `graph`.
-    fn checked(&self, graph: &Graph, steps: usize, seed: u64) -> Result<Vec<Kept>, PruneError> {
-        let keep = self.path.keep(&self.groups, steps);
-        oracle::check(&self.graph, &self.groups, &keep, graph, seed)?;
-        Ok(self.kept(&keep))
+        let Some(observed) = &self.observed else { return Ok(()) };
+        let cut = Cut { dense: &self.graph, groups: &self.groups, keep };
+        refit(graph, &cut, observed, share, &mut |done, total| {
+            progress(Progress { stage: "refit", done, total })
+        })
     }
 
     fn kept(&self, keep: &KeepSets) -> Vec<Kept> {
@@ -172,4 +193,11 @@ impl Paths {
         pair.map(|(group, set)| Kept { group: group.name.clone(), kept: set.len(), of: group.channels })
             .collect()
     }
+}
+
+fn nothing_prunable(groups: &Groups) -> PruneError {
+    let reasons: Vec<_> =
+        groups.frozen.iter().take(4).map(|f| format!("`{}`: {}", f.tensor, f.reason)).collect();
+    let reasons = if reasons.is_empty() { "it has no layers".into() } else { reasons.join("; ") };
+    PruneError::NothingPrunable { reasons }
 }

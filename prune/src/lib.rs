@@ -6,17 +6,26 @@
 #![forbid(unsafe_code)]
 
 mod channels;
+mod curves;
+mod divergence;
 mod error;
+mod layer;
 mod measure;
+mod moments;
+mod observe;
 mod oracle;
-mod order;
+mod path;
 mod random;
+mod reconstruct;
 mod refit;
 mod regression;
 mod request;
+mod trace;
 mod weights;
+mod widths;
 
 pub use error::PruneError;
+pub use moments::{Moments, OtherColumns};
 pub use request::{
     Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, SHIPPED_SHARE, Sizer, Structure,
 };
@@ -73,7 +82,7 @@ fn check(dense: &Graph, calibration: Option<&Tensor>, method: Method) -> Result<
     }
     let bad = |problem: &str| Err(PruneError::BadCalibration { problem: problem.into() });
     match calibration {
-        None if method == Method::Obs => Err(PruneError::NeedsCalibration),
+        None if method.needs_calibration() => Err(PruneError::NeedsCalibration),
         None => Ok(()),
         Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats"),
         Some(data) if data.is_empty() => bad("is empty"),

@@ -14,14 +14,16 @@ pub enum Method {
     Threshold,
     /// Smallest norm first: L2 of a channel's weights, relative to its layer's mean; |w| over all layers for weights.
     Magnitude,
-    /// Sequential least-squares refit of what is left, on calibration data without labels. Every group is cut at the
-    /// same rate, smallest weights first: the second-moment score (optimal brain surgeon over channels) is to come.
+    /// `|W| · ‖X‖`: what a channel or weight carries on calibration data.
+    Activation,
+    /// Optimal brain surgeon: what goes is what the rest can make good best, by the second moments of calibration data
+    /// without labels; widths by what each group's cut does to the answers; the rest refitted layer after layer.
     Obs,
 }
 
 impl Method {
     /// All methods, plainest first.
-    pub const ALL: [Self; 4] = [Self::Random, Self::Threshold, Self::Magnitude, Self::Obs];
+    pub const ALL: [Self; 5] = [Self::Random, Self::Threshold, Self::Magnitude, Self::Activation, Self::Obs];
 
     /// The name on command lines and in JSON.
     pub fn name(self) -> &'static str {
@@ -29,8 +31,14 @@ impl Method {
             Self::Random => "random",
             Self::Threshold => "threshold",
             Self::Magnitude => "magnitude",
+            Self::Activation => "activation",
             Self::Obs => "obs",
         }
+    }
+
+    /// Whether it cannot do without calibration data.
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, Self::Activation | Self::Obs)
     }
 
     /// What is taken where nobody chose: `obs` with calibration data, `magnitude` without.
@@ -53,11 +61,12 @@ impl FromStr for Method {
             "random" | "structured" => Ok(Self::Random),
             "threshold" | "weight" => Ok(Self::Threshold),
             "magnitude" => Ok(Self::Magnitude),
+            "activation" => Ok(Self::Activation),
             "obs" => Ok(Self::Obs),
             _ => Err(ParseError::new(
                 "method",
                 text,
-                "random (structured), threshold (weight), magnitude or obs",
+                "random (structured), threshold (weight), magnitude, activation or obs",
             )),
         }
     }

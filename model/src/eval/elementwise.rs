@@ -256,7 +256,7 @@ fn clip(call: &Call<'_>) -> Result<Tensor, Fault> {
     };
     let (low, high) = (bound(1, "min", f32::MIN)?, bound(2, "max", f32::MAX)?);
     let (shape, x) = call.floats(0)?;
-    Ok(Tensor::f32(shape, x.iter().map(|&x| x.max(low).min(high)).collect())?)
+    Ok(Tensor::f32(shape, super::unary::mapped(x, |x| x.max(low).min(high)))?)
 }
 
 fn batch_norm(call: &Call<'_>) -> Result<Tensor, Fault> {

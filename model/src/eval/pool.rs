@@ -60,7 +60,7 @@ fn windowed(call: &Call<'_>) -> Result<Tensor, Fault> {
     Ok(out)
 }
 
-fn global(call: &Call<'_>, reduce: impl Fn(&[f32]) -> f32) -> Result<Tensor, Fault> {
+fn global(call: &Call<'_>, reduce: impl Fn(&[f32]) -> f32 + Sync + Send) -> Result<Tensor, Fault> {
     let (shape, x) = call.floats(0)?;
     if shape.len() < 3 {
         return Err(format!("input {shape:?} has no spatial dimensions").into());
@@ -71,7 +71,7 @@ fn global(call: &Call<'_>, reduce: impl Fn(&[f32]) -> f32) -> Result<Tensor, Fau
     let values = if plane == 0 {
         vec![0.0; out_shape.iter().product()]
     } else {
-        x.chunks_exact(plane).map(reduce).collect()
+        x.par_chunks_exact(plane).map(reduce).collect()
     };
     Ok(Tensor::f32(out_shape, values)?)
 }

@@ -1,0 +1,256 @@
+//! One pass of the dense net over calibration inputs: what pruning needs to know of it, in bounded memory.
+
+use std::collections::HashMap;
+
+use secateur_model::shape::{self, Shapes};
+use secateur_model::{Graph, Tensor, eval};
+
+use crate::layer::{Layer, Sampling};
+use crate::moments::Moments;
+use crate::oracle::unrunnable;
+use crate::{Progress, PruneError};
+
+/// Inputs taken, at most.
+const IMAGES: usize = 4096;
+/// Rows of a layer, at most; images are never left out, places are.
+const ROWS: usize = 32_768;
+/// Elements of a layer's unrolled rows, or of its targets, at most (256 MiB).
+const ROW_ELEMENTS: usize = 1 << 26;
+/// Elements of all activations of one pass that are alive at once, at most (1 GiB).
+const LIVE_ELEMENTS: usize = 1 << 28;
+/// Images run at once where nothing has to wait for the others.
+const BATCH: usize = 128;
+/// Columns of a layer's second moments, at most: above, its channels' are taken.
+pub(crate) const FULL_COLUMNS: usize = 2_400;
+
+/// Values by name.
+pub(crate) type Live = HashMap<String, Tensor>;
+
+/// What the dense net does on the calibration inputs.
+pub(crate) struct Observed {
+    /// The inputs, at most [`IMAGES`].
+    pub(crate) inputs: Tensor,
+    /// Layers that can be fitted, in the order of their nodes.
+    pub(crate) layers: Vec<Seen>,
+    /// The graph's first output.
+    pub(crate) output: Tensor,
+}
+
+/// A layer as it was seen.
+pub(crate) struct Seen {
+    pub(crate) layer: Layer,
+    pub(crate) sampling: Sampling,
+    pub(crate) tail: Tail,
+    /// Second moments of its unrolled input: of all columns, or where these are too many, of its channels (each tap a
+    /// row). One block's; none where the layer has several.
+    pub(crate) moments: Option<Moments>,
+    /// The value behind its tail at the sampled places, `[rows, outputs]`.
+    pub(crate) targets: Vec<f32>,
+}
+
+/// What follows a layer: what is added to its result, and the range beyond which its value does not matter.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Tail {
+    /// The value in front of the activation.
+    pub(crate) value: String,
+    /// The other operand of the addition that makes it, if one does.
+    pub(crate) added: Option<String>,
+    /// Values under the first and over the second come out as these.
+    pub(crate) range: (f32, f32),
+}
+
+impl Tail {
+    fn of(graph: &Graph, layer: &Layer) -> Self {
+        let result = graph.nodes[layer.node].outputs[0].clone();
+        let mut tail = Self { value: result, added: None, range: (f32::NEG_INFINITY, f32::INFINITY) };
+        if let Some(add) = only_reader(graph, &tail.value).filter(|&reader| graph.nodes[reader].is("Add")) {
+            let add = &graph.nodes[add];
+            if let Some(other) = add.inputs.iter().find(|name| **name != tail.value) {
+                let constant = graph.initializers.contains_key(other);
+                if !constant || layer.bias_is(other) {
+                    tail = Self {
+                        added: (!constant).then(|| other.clone()),
+                        value: add.outputs[0].clone(),
+                        ..tail
+                    };
+                }
+            }
+        }
+        if let Some(reader) = only_reader(graph, &tail.value) {
+            tail.range = range(graph, reader);
+        }
+        tail
+    }
+}
+
+fn only_reader(graph: &Graph, value: &str) -> Option<usize> {
+    let mut readers =
+        (0..graph.nodes.len()).filter(|&at| graph.nodes[at].inputs.iter().any(|name| name == value));
+    let first = readers.next()?;
+    let alone = readers.next().is_none() && graph.outputs.iter().all(|output| output.name != value);
+    alone.then_some(first)
+}
+
+/// The range outside of which an activation's value does not change.
+fn range(graph: &Graph, node: usize) -> (f32, f32) {
+    let node = &graph.nodes[node];
+    let free = (f32::NEG_INFINITY, f32::INFINITY);
+    if node.is("Relu") {
+        return (0.0, f32::INFINITY);
+    }
+    if !node.is("Clip") {
+        return free;
+    }
+    let bound = |slot: usize, name: &str, default: f32| match node.input(slot) {
+        Some(name) => {
+            graph.initializers.get(name).and_then(|t| t.as_f32()?.first().copied()).unwrap_or(default)
+        }
+        None => node.float(name, default),
+    };
+    (bound(1, "min", free.0), bound(2, "max", free.1))
+}
+
+/// Runs `graph` over `calibration`; takes moments of the layers for which `wanted` says so.
+///
+/// # Errors
+/// Where a node cannot be run on the inputs.
+pub(crate) fn observe(
+    graph: &Graph,
+    calibration: &Tensor,
+    wanted: impl Fn(&str) -> bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Observed, PruneError> {
+    let shapes = shape::infer(graph, 1).map_err(unrunnable)?;
+    let images =
+        calibration.shape()[0].min(IMAGES).min((LIVE_ELEMENTS / live_elements(graph, &shapes).max(1)).max(1));
+    let inputs = calibration.gathered(0, &(0..images).collect::<Vec<_>>());
+    let mut layers: Vec<Seen> =
+        (0..graph.nodes.len()).filter_map(|node| seen(graph, &shapes, node, images, &wanted)).collect();
+    let Some(input) = graph.inputs.first() else {
+        return Err(PruneError::Unrunnable { problem: "it has no input".into() });
+    };
+    let result = &graph.outputs[0].name;
+    let mut outputs = Vec::new();
+    for first in (0..images).step_by(BATCH) {
+        progress(Progress { stage: "statistics", done: first, total: images });
+        let batch: Vec<usize> = (first..(first + BATCH).min(images)).collect();
+        let mut live = Live::from([(input.name.clone(), inputs.gathered(0, &batch))]);
+        for index in 0..graph.nodes.len() {
+            for seen in layers.iter_mut().filter(|seen| seen.layer.node == index) {
+                take_moments(graph, seen, &live, first);
+            }
+            step(graph, index, &mut live)?;
+            for seen in layers.iter_mut().filter(|seen| graph.nodes[index].outputs.contains(&seen.tail.value))
+            {
+                take_targets(seen, &live, first);
+            }
+            forget(graph, index, &mut live);
+        }
+        outputs.extend(live.remove(result));
+    }
+    progress(Progress { stage: "statistics", done: images, total: images });
+    let output = Tensor::concatenated(&outputs.iter().collect::<Vec<_>>(), 0).map_err(unrunnable)?;
+    // What was not seen at every place (a layer under another batch) cannot be fitted.
+    layers.retain(|seen| seen.targets.len() == images * seen.sampling.each * seen.layer.outputs);
+    Ok(Observed { inputs, layers, output })
+}
+
+fn seen(
+    graph: &Graph,
+    shapes: &Shapes,
+    node: usize,
+    images: usize,
+    wanted: &impl Fn(&str) -> bool,
+) -> Option<Seen> {
+    let layer = Layer::of(graph, node)?;
+    let area = layer.area(shapes.get(&graph.nodes[node].outputs[0])?);
+    let rows = ROWS.min(ROW_ELEMENTS / (layer.width + 1).max(layer.outputs));
+    let sampling = Sampling::new(&layer, area, images, rows);
+    let columns = if layer.width < FULL_COLUMNS { layer.width } else { layer.width / layer.taps };
+    let moments = (layer.blocks == 1 && columns < FULL_COLUMNS && wanted(&layer.weights))
+        .then(|| Moments::new(columns + 1));
+    Some(Seen { tail: Tail::of(graph, &layer), layer, sampling, moments, targets: Vec::new() })
+}
+
+fn take_moments(graph: &Graph, seen: &mut Seen, live: &Live, first: usize) {
+    let Some(moments) = &mut seen.moments else { return };
+    let rows = graph.nodes[seen.layer.node]
+        .input(0)
+        .and_then(|name| live.get(name))
+        .and_then(|x| seen.layer.unroll(graph, x, &seen.sampling, first, 0));
+    let Some(rows) = rows else { return };
+    if moments.columns() == seen.layer.width + 1 {
+        return moments.add(&rows);
+    }
+    let (taps, width) = (seen.layer.taps, seen.layer.width);
+    let mut channels = Vec::with_capacity(rows.len());
+    for row in rows.chunks_exact(width + 1) {
+        for tap in 0..taps {
+            channels.extend((0..width / taps).map(|channel| row[channel * taps + tap]));
+            channels.push(1.0);
+        }
+    }
+    moments.add(&channels);
+}
+
+fn take_targets(seen: &mut Seen, live: &Live, first: usize) {
+    let Some((shape, values)) =
+        live.get(&seen.tail.value).and_then(|value| Some((value.shape(), value.as_f32()?)))
+    else {
+        return;
+    };
+    let (layer, area) = (&seen.layer, seen.sampling.area);
+    if layer.channels(shape) != layer.outputs || values.len() != shape[0] * area * layer.outputs {
+        return;
+    }
+    for image in 0..shape[0] {
+        for place in seen.sampling.places(first + image) {
+            let value = |channel| values[layer.index(shape, area, (image, place, channel))];
+            seen.targets.extend((0..layer.outputs).map(value));
+        }
+    }
+}
+
+/// Runs one node on what is live.
+pub(crate) fn step(graph: &Graph, index: usize, live: &mut Live) -> Result<(), PruneError> {
+    let node = &graph.nodes[index];
+    let constants =
+        node.inputs.iter().filter_map(|name| Some((name.clone(), graph.initializers.get(name)?.clone())));
+    let single = Graph {
+        opsets: graph.opsets.clone(),
+        nodes: vec![node.clone()],
+        initializers: constants.collect(),
+        ..Graph::default()
+    };
+    let inputs: Vec<(&str, &Tensor)> =
+        node.inputs.iter().filter_map(|name| Some((name.as_str(), live.get(name)?))).collect();
+    let fetch: Vec<&str> = node.outputs.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    let outputs = eval::run(&single, &inputs, &fetch).map_err(unrunnable)?;
+    live.extend(outputs);
+    Ok(())
+}
+
+/// Drops what no node after `index` reads and is no output.
+pub(crate) fn forget(graph: &Graph, index: usize, live: &mut Live) {
+    let read_later = |name: &String| graph.nodes[index + 1..].iter().any(|node| node.inputs.contains(name));
+    live.retain(|name, _| read_later(name) || graph.outputs.iter().any(|output| &output.name == name));
+}
+
+/// The elements that one image's values take at the most crowded node.
+fn live_elements(graph: &Graph, shapes: &Shapes) -> usize {
+    let mut last = HashMap::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        last.extend(node.inputs.iter().map(|name| (name.as_str(), index)));
+    }
+    let size = |name: &String| shapes.get(name).map_or(0, |shape| shape.iter().product::<usize>());
+    let mut live: usize = graph.inputs.iter().map(|input| size(&input.name)).sum();
+    let mut most = live;
+    for (index, node) in graph.nodes.iter().enumerate() {
+        live += node.outputs.iter().map(size).sum::<usize>();
+        most = most.max(live);
+        let dead = node.inputs.iter().filter(|name| last.get(name.as_str()) == Some(&index));
+        live -=
+            dead.filter(|name| !graph.initializers.contains_key(*name)).map(size).sum::<usize>().min(live);
+    }
+    most
+}

@@ -1,0 +1,100 @@
+//! The order in which channels of all groups go: one path for a graph, so that all its keep-sets are nested.
+
+use secateur_model::groups::{Groups, KeepSets};
+
+use crate::trace::Trace;
+use crate::widths::{Prices, Widths};
+
+/// Channels in the order in which they go, each group's last one excepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    steps: Vec<(usize, usize)>,
+    /// What each step loses, for paths by score alone.
+    scores: Vec<f64>,
+}
+
+impl Path {
+    /// Smallest score first, over all groups.
+    pub(crate) fn by_score(traces: &[Trace]) -> Self {
+        let mut ranked: Vec<(f64, usize, usize)> = Vec::new();
+        for (group, trace) in traces.iter().enumerate() {
+            let score = |at: usize| trace.lost[at + 1] - trace.lost[at];
+            ranked.extend((0..trace.order.len() - 1).map(|at| (score(at), group, trace.order[at])));
+        }
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        Self {
+            scores: ranked.iter().map(|step| step.0).collect(),
+            steps: ranked.into_iter().map(|(_, group, channel)| (group, channel)).collect(),
+        }
+    }
+
+    /// The stretch first that saves most for what it loses, each group along its trace and its curve of divergence;
+    /// what is saved is weighed by `prices`. Kept channels are multiples of `grid` wherever a stretch ends.
+    pub(crate) fn by_gain(
+        traces: &[Trace],
+        curves: &[Vec<f64>],
+        widths: &Widths,
+        prices: &Prices,
+        grid: usize,
+    ) -> Self {
+        let mut gone = vec![0; traces.len()];
+        let mut steps = Vec::new();
+        let stretch = |group: usize, gone: &[usize]| -> Option<(f64, usize)> {
+            let now = widths.saving_base(group, gone, prices);
+            let ends = ends(traces[group].order.len(), gone[group], grid);
+            let ratio = |end: usize| {
+                let saved = now - widths.with(group, end, gone, prices);
+                saved / (curves[group][end] - curves[group][gone[group]]).max(1e-12)
+            };
+            ends.into_iter()
+                .map(|end| (ratio(end), end))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))
+        };
+        loop {
+            let best = (0..traces.len())
+                .filter_map(|group| stretch(group, &gone).map(|(ratio, end)| (ratio, group, end)))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            let Some((_, group, end)) = best else { break };
+            steps.extend(traces[group].order[gone[group]..end].iter().map(|&channel| (group, channel)));
+            gone[group] = end;
+        }
+        Self { steps, scores: Vec::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// How many steps have a score under `limit`.
+    pub(crate) fn under(&self, limit: f64) -> usize {
+        self.scores.partition_point(|&score| score < limit)
+    }
+
+    /// What is kept after `steps` steps.
+    pub(crate) fn keep(&self, groups: &Groups, steps: usize) -> KeepSets {
+        let mut kept: Vec<Vec<bool>> = groups.groups.iter().map(|group| vec![true; group.channels]).collect();
+        self.steps[..steps].iter().for_each(|&(group, channel)| kept[group][channel] = false);
+        kept.iter().map(|flags| (0..flags.len()).filter(|&channel| flags[channel]).collect()).collect()
+    }
+}
+
+/// Where the next stretch of a group may end: near by, and ever farther to see over a hump of its curve.
+fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
+    let unit = channels.div_ceil(64).max(1);
+    let grid = if channels >= 4 * grid { grid } else { 1 };
+    let mut ends = Vec::new();
+    let mut far = unit;
+    while gone + 1 < channels {
+        let kept = channels.saturating_sub(gone + far).max(1);
+        let kept = if kept >= grid { kept - kept % grid } else { kept };
+        let end = channels - kept;
+        if end > gone && ends.last() != Some(&end) {
+            ends.push(end);
+        }
+        if kept == 1 || far >= channels {
+            break;
+        }
+        far = (far * 3).div_ceil(2).max(far + 1);
+    }
+    ends
+}
