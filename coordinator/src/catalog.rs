@@ -6,7 +6,7 @@ use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{LadderOptions, Method, PruneError, Request, SHIPPED_SHARE, Structure};
+use secateur_prune::{LadderOptions, Method, Pattern, PruneError, Request, SHIPPED_SHARE, Structure};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,7 @@ pub(crate) fn on_demand(
     let asked = Request {
         method: Method::default_for(Some(&inputs)),
         structure: Structure::Channels,
+        pattern: Pattern::default(),
         budget: request.budget.clone(),
         rate: None,
         threshold: None,

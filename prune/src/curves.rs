@@ -18,6 +18,28 @@ const EIGHTHS: [usize; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 /// For each group, the divergence after 0, 1, … of its channels are gone, one always left: rises.
 pub(crate) type Curves = Vec<Vec<f64>>;
 
+/// Walks the nodes on some of the calibration inputs, and calls `at` in front of each with what is live there and the
+/// dense answers.
+///
+/// # Errors
+/// Where a node cannot be run.
+pub(crate) fn walk(
+    graph: &Graph,
+    observed: &Observed,
+    mut at: impl FnMut(usize, &Live, &Tensor) -> Result<(), PruneError>,
+) -> Result<(), PruneError> {
+    let images: Vec<usize> = (0..observed.inputs.shape()[0].min(IMAGES)).collect();
+    let expected = observed.output.gathered(0, &images);
+    let Some(input) = graph.inputs.first() else { return Ok(()) };
+    let mut live = Live::from([(input.name.clone(), observed.inputs.gathered(0, &images))]);
+    for index in 0..graph.nodes.len() {
+        at(index, &live, &expected)?;
+        step(graph, index, &mut live)?;
+        forget(graph, index, &mut live);
+    }
+    Ok(())
+}
+
 /// Takes the curve of each group along its trace.
 ///
 /// # Errors
@@ -29,10 +51,6 @@ pub(crate) fn curves(
     observed: &Observed,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Curves, PruneError> {
-    let images: Vec<usize> = (0..observed.inputs.shape()[0].min(IMAGES)).collect();
-    let expected = observed.output.gathered(0, &images);
-    let Some(input) = graph.inputs.first() else { return Ok(Vec::new()) };
-    let mut live = Live::from([(input.name.clone(), observed.inputs.gathered(0, &images))]);
     let mut curves = vec![Vec::new(); traces.len()];
     let first_of = |group: usize| {
         let sites = groups.groups[group].sites.iter().filter(|site| site.role == Role::Consumer);
@@ -40,16 +58,15 @@ pub(crate) fn curves(
     };
     let total = traces.len();
     let mut done = 0;
-    for index in 0..graph.nodes.len() {
+    walk(graph, observed, |index, live, expected| {
         for group in (0..traces.len()).filter(|&group| first_of(group) == Some(index)) {
             progress(Progress { stage: "sensitivity", done, total });
             done += 1;
-            let points = points(graph, groups, &traces[group], group, observed, (index, &live), &expected)?;
+            let points = points(graph, groups, &traces[group], group, observed, (index, live), expected)?;
             curves[group] = interpolated(&traces[group], &points);
         }
-        step(graph, index, &mut live)?;
-        forget(graph, index, &mut live);
-    }
+        Ok(())
+    })?;
     // A group that nothing takes in is worth nothing.
     for (curve, trace) in curves.iter_mut().zip(traces).filter(|(curve, _)| curve.is_empty()) {
         *curve = vec![0.0; trace.order.len()];
@@ -89,7 +106,12 @@ fn points(
 }
 
 /// The divergence of `graph`'s answers, run from node `first` on.
-fn from(graph: &Graph, first: usize, mut live: Live, expected: &Tensor) -> Result<f64, PruneError> {
+pub(crate) fn from(
+    graph: &Graph,
+    first: usize,
+    mut live: Live,
+    expected: &Tensor,
+) -> Result<f64, PruneError> {
     for index in first..graph.nodes.len() {
         step(graph, index, &mut live)?;
         forget(graph, index, &mut live);

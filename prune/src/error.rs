@@ -22,8 +22,6 @@ pub enum PruneError {
     NonFiniteWeight { tensor: String },
     #[error("the calibration data {problem}")]
     BadCalibration { problem: String },
-    #[error("method obs does not prune single weights yet: take magnitude, or prune channels")]
-    ObsOfWeights,
     #[error("method obs needs calibration data: give some, or take magnitude")]
     NeedsCalibration,
     #[error(

@@ -20,8 +20,8 @@ mod reconstruct;
 mod refit;
 mod regression;
 mod request;
+mod sparse;
 mod trace;
-mod weights;
 mod widths;
 
 pub use error::PruneError;
@@ -29,6 +29,7 @@ pub use moments::{Moments, OtherColumns};
 pub use request::{
     Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, SHIPPED_SHARE, Sizer, Structure,
 };
+pub use sparse::Pattern;
 
 use secateur_model::{Graph, Tensor};
 
@@ -48,8 +49,7 @@ pub fn prune(
     measure::supported(&request.budget)?;
     match request.structure {
         Structure::Channels => channels::prune(dense, request, sizer, progress),
-        Structure::Weights if request.method == Method::Obs => Err(PruneError::ObsOfWeights),
-        Structure::Weights => weights::prune(dense, request, sizer, progress),
+        Structure::Weights => sparse::prune(dense, request, sizer, progress),
     }
 }
 

@@ -42,10 +42,12 @@ pub(crate) struct Seen {
     pub(crate) sampling: Sampling,
     pub(crate) tail: Tail,
     /// Second moments of its unrolled input: of all columns, or where these are too many, of its channels (each tap a
-    /// row). One block's; none where the layer has several.
-    pub(crate) moments: Option<Moments>,
+    /// row). One for each block; none where they are not wanted or too many.
+    pub(crate) moments: Vec<Moments>,
     /// The value behind its tail at the sampled places, `[rows, outputs]`.
     pub(crate) targets: Vec<f32>,
+    /// The layer's own result there, where something is added to it.
+    pub(crate) own: Vec<f32>,
 }
 
 /// What follows a layer: what is added to its result, and the range beyond which its value does not matter.
@@ -140,9 +142,15 @@ pub(crate) fn observe(
                 take_moments(graph, seen, &live, first);
             }
             step(graph, index, &mut live)?;
-            for seen in layers.iter_mut().filter(|seen| graph.nodes[index].outputs.contains(&seen.tail.value))
-            {
-                take_targets(seen, &live, first);
+            for seen in &mut layers {
+                let outputs = &graph.nodes[index].outputs;
+                if outputs.contains(&seen.tail.value) {
+                    let taken = at_places(seen, &live[&seen.tail.value], first);
+                    seen.targets.extend(taken.into_iter().flatten());
+                } else if seen.layer.node == index {
+                    let taken = at_places(seen, &live[&outputs[0]], first);
+                    seen.own.extend(taken.into_iter().flatten());
+                }
             }
             forget(graph, index, &mut live);
         }
@@ -151,7 +159,10 @@ pub(crate) fn observe(
     progress(Progress { stage: "statistics", done: images, total: images });
     let output = Tensor::concatenated(&outputs.iter().collect::<Vec<_>>(), 0).map_err(unrunnable)?;
     // What was not seen at every place (a layer under another batch) cannot be fitted.
-    layers.retain(|seen| seen.targets.len() == images * seen.sampling.each * seen.layer.outputs);
+    layers.retain(|seen| {
+        let all = images * seen.sampling.each * seen.layer.outputs;
+        seen.targets.len() == all && (seen.own.is_empty() || seen.own.len() == all)
+    });
     Ok(Observed { inputs, layers, output })
 }
 
@@ -167,48 +178,55 @@ fn seen(
     let rows = ROWS.min(ROW_ELEMENTS / (layer.width + 1).max(layer.outputs));
     let sampling = Sampling::new(&layer, area, images, rows);
     let columns = if layer.width < FULL_COLUMNS { layer.width } else { layer.width / layer.taps };
-    let moments = (layer.blocks == 1 && columns < FULL_COLUMNS && wanted(&layer.weights))
-        .then(|| Moments::new(columns + 1));
-    Some(Seen { tail: Tail::of(graph, &layer), layer, sampling, moments, targets: Vec::new() })
+    let few = columns < FULL_COLUMNS && layer.blocks * (columns + 1).pow(2) <= FULL_COLUMNS.pow(2);
+    let count = if few && wanted(&layer.weights) { layer.blocks } else { 0 };
+    let moments = vec![Moments::new(columns + 1); count];
+    Some(Seen {
+        tail: Tail::of(graph, &layer),
+        layer,
+        sampling,
+        moments,
+        targets: Vec::new(),
+        own: Vec::new(),
+    })
 }
 
 fn take_moments(graph: &Graph, seen: &mut Seen, live: &Live, first: usize) {
-    let Some(moments) = &mut seen.moments else { return };
-    let rows = graph.nodes[seen.layer.node]
-        .input(0)
-        .and_then(|name| live.get(name))
-        .and_then(|x| seen.layer.unroll(graph, x, &seen.sampling, first, 0));
-    let Some(rows) = rows else { return };
-    if moments.columns() == seen.layer.width + 1 {
-        return moments.add(&rows);
-    }
-    let (taps, width) = (seen.layer.taps, seen.layer.width);
-    let mut channels = Vec::with_capacity(rows.len());
-    for row in rows.chunks_exact(width + 1) {
-        for tap in 0..taps {
-            channels.extend((0..width / taps).map(|channel| row[channel * taps + tap]));
-            channels.push(1.0);
+    let Some(x) = graph.nodes[seen.layer.node].input(0).and_then(|name| live.get(name)) else { return };
+    for (block, moments) in seen.moments.iter_mut().enumerate() {
+        let Some(rows) = seen.layer.unroll(graph, x, &seen.sampling, first, block) else { return };
+        let (taps, width) = (seen.layer.taps, seen.layer.width);
+        if moments.columns() == width + 1 {
+            moments.add(&rows);
+            continue;
         }
+        let mut channels = Vec::with_capacity(rows.len());
+        for row in rows.chunks_exact(width + 1) {
+            for tap in 0..taps {
+                channels.extend((0..width / taps).map(|channel| row[channel * taps + tap]));
+                channels.push(1.0);
+            }
+        }
+        moments.add(&channels);
     }
-    moments.add(&channels);
 }
 
-fn take_targets(seen: &mut Seen, live: &Live, first: usize) {
-    let Some((shape, values)) =
-        live.get(&seen.tail.value).and_then(|value| Some((value.shape(), value.as_f32()?)))
-    else {
-        return;
-    };
+/// A value of a layer's output layout at the layer's sampled places, `[rows, outputs]`; `first` is the number of its
+/// first image.
+pub(crate) fn at_places(seen: &Seen, value: &Tensor, first: usize) -> Option<Vec<f32>> {
     let (layer, area) = (&seen.layer, seen.sampling.area);
-    if layer.channels(shape) != layer.outputs || values.len() != shape[0] * area * layer.outputs {
-        return;
+    let (shape, values) = (value.shape(), value.as_f32()?);
+    let channels = layer.channels(shape);
+    if channels == 0 || values.len() != shape[0] * area * channels {
+        return None;
     }
+    let mut taken = Vec::with_capacity(shape[0] * seen.sampling.each * channels);
     for image in 0..shape[0] {
         for place in seen.sampling.places(first + image) {
-            let value = |channel| values[layer.index(shape, area, (image, place, channel))];
-            seen.targets.extend((0..layer.outputs).map(value));
+            taken.extend((0..channels).map(|o| values[layer.index(shape, area, (image, place, o))]));
         }
     }
+    Some(taken)
 }
 
 /// Runs one node on what is live.

@@ -7,6 +7,7 @@ use secateur_model::Graph;
 use crate::layer::Layer;
 use crate::moments::{part, solved};
 use crate::observe::{Observed, Seen};
+use crate::trace::only;
 
 /// Damping of the second moments, as a share of their mean diagonal.
 const DAMPING: f64 = 1e-3;
@@ -35,7 +36,7 @@ pub(crate) fn reconstruct(
 /// The weights of the `kept` rows of `weights` and the bias, `[kept + 1, outputs]`, that make good the others:
 /// `W_K + H_KK⁻¹ H_KR W_R`. `None` where moments were not taken or do not determine them.
 pub(crate) fn fitted(seen: &Seen, weights: &Mat<f64>, kept: &[usize]) -> Option<Mat<f64>> {
-    let moments = seen.moments.as_ref()?;
+    let moments = only(seen)?;
     let Layer { width, taps, .. } = seen.layer;
     let mean = moments.mean(DAMPING);
     if moments.columns() == width + 1 {

@@ -9,7 +9,7 @@ use secateur_model::{Graph, Tensor};
 
 use crate::PruneError;
 use crate::layer::Layer;
-use crate::observe::{Live, Observed, Seen, forget, step};
+use crate::observe::{Live, Observed, Seen, at_places, forget, step};
 use crate::oracle::unrunnable;
 use crate::reconstruct::fitted;
 use crate::regression::Regression;
@@ -106,11 +106,9 @@ fn fit(
         return Ok(());
     }
     let added = seen.tail.added.as_ref().and_then(|name| live.get(name));
-    let added = added.and_then(|value| at_places(layer, seen, value));
-    // Where the other operand is still to come, what this one alone gives is not known.
-    if seen.tail.added.is_some() && added.is_none() {
-        return Ok(());
-    }
+    let added = added.and_then(|value| at_places(seen, value, 0));
+    let added = added.filter(|added| added.len() == seen.targets.len() / seen.layer.outputs * layer.outputs);
+    let (targets, range) = targets_of(seen, added.is_some());
     let each = layer.block_outputs();
     let kept = cut.inputs(&seen.layer);
     for block in 0..layer.blocks {
@@ -120,9 +118,9 @@ fn fit(
         let added = added.as_ref().map(|added| chosen(added, layer.outputs, &columns));
         let regression = Regression {
             rows: &rows,
-            targets: &chosen(&seen.targets, seen.layer.outputs, &outputs[block * each..(block + 1) * each]),
+            targets: &chosen(targets, seen.layer.outputs, &outputs[block * each..(block + 1) * each]),
             added: added.as_deref(),
-            range: seen.tail.range,
+            range,
             present,
             has_bias: layer.has_bias(),
         };
@@ -155,23 +153,17 @@ fn prior(
     }
 }
 
-/// A value of a layer's output layout at the layer's sampled places, `[rows, outputs]`.
-fn at_places(layer: &Layer, seen: &Seen, value: &Tensor) -> Option<Vec<f32>> {
-    let (shape, values, area) = (value.shape(), value.as_f32()?, seen.sampling.area);
-    if layer.channels(shape) != layer.outputs || values.len() != shape[0] * area * layer.outputs {
-        return None;
+/// What a layer is held against, and the range in which it is: the value in front of the activation, where what else
+/// makes it is known (`whole`), else the layer's own result.
+pub(crate) fn targets_of(seen: &Seen, whole: bool) -> (&[f32], (f32, f32)) {
+    match seen.tail.added.is_none() || whole {
+        true => (&seen.targets, seen.tail.range),
+        false => (&seen.own, (f32::NEG_INFINITY, f32::INFINITY)),
     }
-    let mut taken = Vec::with_capacity(shape[0] * seen.sampling.each * layer.outputs);
-    for image in 0..shape[0] {
-        for place in seen.sampling.places(image) {
-            taken.extend((0..layer.outputs).map(|o| values[layer.index(shape, area, (image, place, o))]));
-        }
-    }
-    Some(taken)
 }
 
 /// Columns of a row-major matrix.
-fn chosen(values: &[f32], width: usize, columns: &[usize]) -> Vec<f32> {
+pub(crate) fn chosen(values: &[f32], width: usize, columns: &[usize]) -> Vec<f32> {
     if columns.len() == width {
         return values.to_vec();
     }

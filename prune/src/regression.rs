@@ -2,7 +2,7 @@
 //! the targets.
 
 use faer::linalg::matmul::matmul;
-use faer::linalg::solvers::{Llt, Solve};
+use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatRef, Par, Side};
 
 use crate::moments::{Moments, part, solved};
@@ -32,6 +32,19 @@ pub(crate) struct Regression<'a> {
     pub(crate) has_bias: bool,
 }
 
+/// Sums over rows of one block.
+pub(crate) struct Sums {
+    /// The mean of `x xᵀ`, damped, `[k, k]`.
+    pub(crate) gram: Mat<f64>,
+    /// The damping of each input.
+    pub(crate) ridges: Vec<f64>,
+}
+
+/// Whether all of a matrix is finite.
+pub(crate) fn finite(matrix: &Mat<f64>) -> bool {
+    (0..matrix.ncols()).all(|j| matrix.col(j).iter().all(|value| value.is_finite()))
+}
+
 impl Regression<'_> {
     fn outputs(&self) -> usize {
         self.present.ncols()
@@ -45,6 +58,35 @@ impl Regression<'_> {
     /// Weights and, last, the bias, `[k, outputs]`, with new weights for at most `inputs` of the inputs; `None` where
     /// there is nothing to fit, or the sums are singular or not finite.
     pub(crate) fn solve(&self, inputs: usize) -> Option<Mat<f64>> {
+        let sums = self.sums()?;
+        let factor = sums.gram.llt(Side::Lower).ok()?;
+        let (cross, fit) = self.rounds(&sums, |cross| Some(factor.solve(cross)))?;
+        let fit =
+            if inputs < self.present.nrows() - 1 { self.sparse(&sums.gram, &cross, inputs)? } else { fit };
+        finite(&fit).then_some(fit)
+    }
+
+    /// Fits by `solve`, which takes the mean of `x yᵀ`, and again while targets move. The last fit and what it is from.
+    pub(crate) fn rounds(
+        &self,
+        sums: &Sums,
+        solve: impl Fn(&Mat<f64>) -> Option<Mat<f64>>,
+    ) -> Option<(Mat<f64>, Mat<f64>)> {
+        let mut goal = self.goal();
+        let mut cross = self.cross(&goal, &sums.ridges);
+        let mut fit = solve(&cross)?;
+        if self.range != (f32::NEG_INFINITY, f32::INFINITY) {
+            for _ in 0..ROUNDS {
+                self.move_targets(&fit, &mut goal);
+                cross = self.cross(&goal, &sums.ridges);
+                fit = solve(&cross)?;
+            }
+        }
+        Some((cross, fit))
+    }
+
+    /// The sums that a fit is made from; `None` where there is nothing to fit.
+    pub(crate) fn sums(&self) -> Option<Sums> {
         let k = self.present.nrows();
         let count = self.rows.len() / k;
         if count == 0 || self.outputs() == 0 || self.targets.len() != count * self.outputs() {
@@ -52,8 +94,8 @@ impl Regression<'_> {
         }
         let mut moments = Moments::new(k);
         moments.add(self.rows);
-        let mean = moments.mean(0.0);
-        let ridge = DAMPING * (0..k - 1).map(|i| mean[(i, i)]).sum::<f64>() / (k - 1).max(1) as f64;
+        let mut gram = moments.mean(0.0);
+        let ridge = DAMPING * (0..k - 1).map(|i| gram[(i, i)]).sum::<f64>() / (k - 1).max(1) as f64;
         let ridges: Vec<f64> = (0..k)
             .map(|i| match (i + 1 < k, self.has_bias) {
                 (true, _) => ridge.max(1e-9),
@@ -61,29 +103,20 @@ impl Regression<'_> {
                 (false, false) => 1e9, // stays where it is
             })
             .collect();
-        let damped = Mat::from_fn(k, k, |i, j| mean[(i, j)] + if i == j { ridges[i] } else { 0.0 });
-        let factor = damped.llt(Side::Lower).ok()?;
-        let mut goal: Vec<f32> = match self.added {
+        (0..k).for_each(|i| gram[(i, i)] += ridges[i]);
+        Some(Sums { gram, ridges })
+    }
+
+    /// What the layer itself should give.
+    pub(crate) fn goal(&self) -> Vec<f32> {
+        match self.added {
             Some(added) => self.targets.iter().zip(added).map(|(target, added)| target - added).collect(),
             None => self.targets.to_vec(),
-        };
-        let mut cross = self.cross(&goal, &ridges);
-        let mut fit = factor.solve(&cross);
-        if self.range != (f32::NEG_INFINITY, f32::INFINITY) {
-            for _ in 0..ROUNDS {
-                self.move_targets(&fit, &mut goal);
-                cross = self.cross(&goal, &ridges);
-                fit = factor.solve(&cross);
-            }
         }
-        if inputs + 1 < k {
-            fit = self.sparse(&damped, &cross, &factor, inputs)?;
-        }
-        (0..fit.ncols()).all(|j| fit.col(j).iter().all(|value| value.is_finite())).then_some(fit)
     }
 
     /// The mean of `x yᵀ`, damped towards the present weights.
-    fn cross(&self, goal: &[f32], ridges: &[f64]) -> Mat<f64> {
+    pub(crate) fn cross(&self, goal: &[f32], ridges: &[f64]) -> Mat<f64> {
         let (x, outputs) = (self.matrix(), self.outputs());
         let y = MatRef::from_row_major_slice(goal, x.nrows(), outputs);
         let mut sums = Mat::<f32>::zeros(x.ncols(), outputs);
@@ -121,13 +154,7 @@ impl Regression<'_> {
     /// The present weights with the best change of the bias and at most `inputs` inputs: rounds of the largest gains,
     /// each after what was chosen before is fitted (orthogonal matching pursuit over inputs, Tropp 2004, several at a
     /// time).
-    fn sparse(
-        &self,
-        gram: &Mat<f64>,
-        cross: &Mat<f64>,
-        _factor: &Llt<f64>,
-        inputs: usize,
-    ) -> Option<Mat<f64>> {
+    fn sparse(&self, gram: &Mat<f64>, cross: &Mat<f64>, inputs: usize) -> Option<Mat<f64>> {
         let bias = gram.nrows() - 1;
         let mut chosen = vec![bias];
         for round in 1..=CHOICES {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use secateur_common::{Budget, ByteCount, ParseError};
 use secateur_model::{Graph, Tensor};
 
+use crate::Pattern;
+
 /// How what goes is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Method {
@@ -100,6 +102,8 @@ pub struct Request<'a> {
     pub method: Method,
     /// What is removed.
     pub structure: Structure,
+    /// Which single weights may go without others, for the method `obs`.
+    pub pattern: Pattern,
     /// The limits that must hold; `macs`, `model_bytes` and `peak_memory_bytes` are understood.
     pub budget: Budget,
     /// The share of each group's channels, or of all weights, to remove (0 to below 1), for `random` and

@@ -6,7 +6,7 @@ use secateur_model::Graph;
 use secateur_model::groups::{Group, Role};
 
 use crate::Method;
-use crate::moments::{inverse, part, solved};
+use crate::moments::{Moments, inverse, part, solved};
 use crate::observe::{Observed, Seen};
 use crate::random::Random;
 
@@ -159,7 +159,7 @@ fn consumers(graph: &Graph, group: &Group, observed: &Observed) -> Vec<Consumer>
     sites
         .filter_map(|site| {
             let seen = observed.layers.iter().find(|seen| seen.layer.node == site.node)?;
-            let mean = seen.moments.as_ref()?.mean(DAMPING);
+            let mean = only(seen)?.mean(DAMPING);
             let (weights, per_input) = folded(graph, seen)?;
             let mut columns = vec![Vec::new(); group.channels];
             for (input, channel) in site.channels.iter().enumerate() {
@@ -173,11 +173,16 @@ fn consumers(graph: &Graph, group: &Group, observed: &Observed) -> Vec<Consumer>
         .collect()
 }
 
+/// The moments of a layer of one block.
+pub(crate) fn only(seen: &Seen) -> Option<&Moments> {
+    seen.moments.first().filter(|_| seen.layer.blocks == 1)
+}
+
 /// A layer's weights with as many rows as its moments have, and the rows of one input. Where moments are of channels,
 /// the taps of a channel lie side by side as if they were outputs.
 fn folded(graph: &Graph, seen: &Seen) -> Option<(Mat<f64>, usize)> {
     let weights = seen.layer.matrix(graph, 0)?;
-    let (rows, taps) = (seen.moments.as_ref()?.columns(), seen.layer.taps);
+    let (rows, taps) = (only(seen)?.columns(), seen.layer.taps);
     if rows == weights.nrows() {
         return Some((weights, taps));
     }

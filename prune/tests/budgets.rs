@@ -4,7 +4,7 @@
 
 use secateur_common::{Budget, ByteCount, Metric};
 use secateur_model::{Graph, Tensor, cost, onnx};
-use secateur_prune::{LadderOptions, Method, PruneError, Request, Structure, ladder, prune};
+use secateur_prune::{LadderOptions, Method, Pattern, PruneError, Request, Structure, ladder, prune};
 
 fn lenet5() -> Graph {
     onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap()
@@ -14,6 +14,7 @@ fn request(method: Method, structure: Structure, budget: Budget) -> Request<'sta
     Request {
         method,
         structure,
+        pattern: Pattern::default(),
         budget,
         rate: None,
         threshold: None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secateur_common::{Accuracy, Budget, Cost, Limit, Metric};
 use secateur_engine::Dataset;
 use secateur_model::{Graph, Tensor, onnx};
-use secateur_prune::{Kept, Method, PruneError, Pruned, Request, Structure};
+use secateur_prune::{Kept, Method, Pattern, PruneError, Pruned, Request, Structure};
 use serde_json::json;
 
 use super::{Measured, accuracy_of, cost_of, read_data, read_model};
@@ -26,12 +26,16 @@ pub(crate) struct PruneArgs {
     /// Labelled inputs by which accuracy is measured before and after, .npz
     #[arg(long, value_name = "XY.npz")]
     validation: Option<PathBuf>,
-    /// How what goes is chosen: random, threshold, magnitude or obs [default: obs with calibration data, else magnitude]
+    /// How what goes is chosen: random, threshold, magnitude, activation or obs [default: obs with calibration data, else magnitude]
     #[arg(long)]
     method: Option<Method>,
     /// What is removed: channels or weights [default: weights for threshold, else channels]
     #[arg(long)]
     structure: Option<Structure>,
+    /// Which single weights may go without others, for the method obs: single, 4x1 or 8x1 (so many outputs share which
+    /// inputs they read), or 2:4 (two of each four inputs stay)
+    #[arg(long, default_value = "single")]
+    pattern: Pattern,
     /// The share to remove, 0 to 1, where no budget is given
     #[arg(long, value_name = "SHARE")]
     rate: Option<f64>,
@@ -119,6 +123,7 @@ fn prune(args: &PruneArgs, dense: &Graph, calibration: Option<Tensor>, budget: B
     let request = Request {
         method,
         structure: args.structure.unwrap_or_else(|| method.default_structure()),
+        pattern: args.pattern,
         budget,
         rate: args.rate,
         threshold: args.threshold,

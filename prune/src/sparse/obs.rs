@@ -1,0 +1,271 @@
+//! Single weights by optimal brain surgeon: curves of divergence from dense moments say how dense each layer stays;
+//! then layer after layer its weights are chosen and fitted on what the pruned net feeds it.
+
+use faer::Mat;
+use secateur_common::Metric;
+use secateur_model::{Graph, Tensor, cost, fold, groups};
+
+use super::densities::{Candidate, after, path};
+use super::support::{Block, Pattern, Problem};
+use crate::curves::{from, walk};
+use crate::layer::Layer;
+use crate::measure::violations;
+use crate::moments::{Moments, solved};
+use crate::observe::{Live, Observed, Seen, at_places, forget, observe, step};
+use crate::oracle::unrunnable;
+use crate::refit::{chosen, targets_of};
+use crate::regression::{Regression, finite};
+use crate::widths::Prices;
+use crate::{Method, Progress, PruneError, Pruned, Request, Sizer};
+
+/// Shares at which curves are taken.
+const SHARES: [f64; 8] = [0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03];
+/// Damping of dense moments, as a share of their mean diagonal.
+const DAMPING: f64 = 1e-3;
+
+pub(crate) fn prune(
+    dense: &Graph,
+    request: &Request<'_>,
+    sizer: Sizer<'_>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Pruned, PruneError> {
+    let Some(calibration) = request.calibration else { return Err(PruneError::NeedsCalibration) };
+    let mut graph = dense.clone();
+    groups::prepare(&mut graph);
+    fold::batch_norms(&mut graph);
+    let observed = observe(&graph, calibration, |_| true, progress)?;
+    let layers: Vec<&Seen> = observed.layers.iter().filter(|seen| is_full(seen)).collect();
+    if layers.is_empty() {
+        return Err(PruneError::NothingPrunable {
+            reasons: "it has no layers whose moments could be taken".into(),
+        });
+    }
+    let goal = Goal::new(&graph, request)?;
+    let ready = Ready { graph: &graph, observed: &observed, layers, pattern: request.pattern };
+    let shares = match request.pattern {
+        Pattern::NOfM { keep, of } => vec![vec![keep as f64 / of as f64; ready.layers.len()]],
+        Pattern::Block(_) => ready.shares(&goal, progress)?,
+    };
+    // Bytes are known only once the values are there: the ways down are tried until one holds.
+    let mut broken = None;
+    for shares in shares {
+        let pruned = ready.fitted(&shares, progress)?;
+        match violations(&pruned, &request.budget, sizer)?.first() {
+            None => {
+                return Ok(Pruned { graph: pruned, method: Method::Obs, kept: Vec::new(), threshold: None });
+            }
+            Some(&violation) => broken = Some(violation),
+        }
+    }
+    match broken {
+        Some(violation) => Err(PruneError::Infeasible {
+            metric: violation.metric,
+            limit: violation.limit,
+            smallest: violation.actual,
+        }),
+        None => Err(PruneError::NoTarget),
+    }
+}
+
+/// Whether the moments of all of a layer's inputs were taken.
+fn is_full(seen: &Seen) -> bool {
+    seen.moments.first().is_some_and(|moments| moments.columns() == seen.layer.width + 1)
+}
+
+/// How far to go, as far as it can be told before a fit.
+struct Goal {
+    macs: Option<f64>,
+    /// Of all weights of layers, how many stay.
+    weights: Option<f64>,
+    /// A limit on what only a fitted graph can tell.
+    bytes: bool,
+    prices: Prices,
+}
+
+impl Goal {
+    fn new(graph: &Graph, request: &Request<'_>) -> Result<Self, PruneError> {
+        let analysis = cost::analyse(graph).map_err(unrunnable)?;
+        let all: usize = analysis.layers.iter().map(|layer| layer.weights.iter().product::<usize>()).sum();
+        let weights = match request.rate {
+            Some(rate) if (0.0..1.0).contains(&rate) => Some((1.0 - rate) * all as f64),
+            Some(rate) => {
+                return Err(PruneError::BadOption {
+                    what: "rate",
+                    got: rate.to_string(),
+                    expected: "from 0 to below 1",
+                });
+            }
+            None => None,
+        };
+        let macs = request.budget.get(Metric::Macs);
+        let bytes = request.budget.get(Metric::ModelBytes).is_some();
+        if macs.is_none() && weights.is_none() && !bytes && !matches!(request.pattern, Pattern::NOfM { .. }) {
+            return Err(PruneError::NoTarget);
+        }
+        let prices = Prices {
+            macs: if macs.is_some() { 1.0 } else { 0.0 },
+            parameters: if weights.is_some() || bytes { 1.0 } else { 0.0 },
+        };
+        Ok(Self { macs, weights, bytes, prices })
+    }
+}
+
+/// A net that was observed.
+struct Ready<'a> {
+    graph: &'a Graph,
+    observed: &'a Observed,
+    /// The layers that are pruned.
+    layers: Vec<&'a Seen>,
+    pattern: Pattern,
+}
+
+impl Ready<'_> {
+    /// Shares of each layer's weights at which what is known before a fit holds, and, for a limit on bytes, ever lower
+    /// ones.
+    fn shares(&self, goal: &Goal, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<f64>>, PruneError> {
+        let analysis = cost::analyse(self.graph).map_err(unrunnable)?;
+        let mut candidates = Vec::new();
+        let points = self.points(progress)?;
+        let (mut macs, mut weights) = (0.0, 0.0);
+        for layer in &analysis.layers {
+            macs += layer.macs.get() as f64;
+            weights += layer.weights.iter().product::<usize>() as f64;
+        }
+        for (seen, points) in self.layers.iter().zip(points) {
+            let name = self.graph.nodes[seen.layer.node].label();
+            let elements = (seen.layer.width * seen.layer.outputs) as f64;
+            let cost = analysis.layers.iter().find(|layer| layer.name == name);
+            let uses = cost.map_or(0.0, |layer| layer.dense_macs.get() as f64 / elements);
+            candidates.push(Candidate { elements, uses, points });
+        }
+        let moves = path(&candidates, &goal.prices);
+        let holds = |shares: &[f64]| {
+            let gone = |of: fn(&Candidate) -> f64| {
+                candidates.iter().zip(shares).map(|(c, share)| of(c) * (1.0 - share)).sum::<f64>()
+            };
+            goal.macs.is_none_or(|limit| macs - gone(|c| c.elements * c.uses) <= limit)
+                && goal.weights.is_none_or(|limit| weights - gone(|c| c.elements) <= limit)
+        };
+        let first = (0..=moves.len()).find(|&count| holds(&after(candidates.len(), &moves[..count])));
+        let Some(first) = first else {
+            let end = after(candidates.len(), &moves);
+            return Ok(vec![end]);
+        };
+        let counts: Vec<usize> = match goal.bytes {
+            false => vec![first],
+            true => (0..24).map(|at| first + (moves.len() - first) * at / 23).collect(),
+        };
+        Ok(counts.into_iter().map(|count| after(candidates.len(), &moves[..count])).collect())
+    }
+
+    /// For each layer, shares kept and the divergence with nothing else pruned.
+    fn points(&self, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<(f64, f64)>>, PruneError> {
+        let mut all = vec![vec![(1.0, 0.0)]; self.layers.len()];
+        let total = self.layers.len();
+        walk(self.graph, self.observed, |index, live, expected| {
+            for (at, seen) in self.layers.iter().enumerate().filter(|(_, seen)| seen.layer.node == index) {
+                progress(Progress { stage: "sensitivity", done: at, total });
+                let block = |(block, moments): (usize, &Moments)| {
+                    let gram = moments.mean(DAMPING);
+                    let cross = &gram * seen.layer.matrix(self.graph, block)?;
+                    Some(Block { gram, cross })
+                };
+                let Some(blocks) = seen.moments.iter().enumerate().map(block).collect::<Option<Vec<_>>>()
+                else {
+                    continue;
+                };
+                let problem = Problem { blocks: &blocks, pattern: self.pattern };
+                for (point, share) in problem.prune(&SHARES).into_iter().flatten().zip(SHARES) {
+                    let mut variant = self.graph.clone();
+                    point
+                        .weights
+                        .iter()
+                        .enumerate()
+                        .for_each(|(b, fit)| seen.layer.write(&mut variant, b, fit));
+                    all[at].push((share, from(&variant, index, live.clone(), expected)?));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// The net with each layer at its share, its weights chosen and fitted on what the layers before it give.
+    fn fitted(&self, shares: &[f64], progress: &mut dyn FnMut(Progress)) -> Result<Graph, PruneError> {
+        let mut graph = self.graph.clone();
+        let Some(input) = graph.inputs.first() else { return Ok(graph) };
+        let mut live = Live::from([(input.name.clone(), self.observed.inputs.clone())]);
+        for index in 0..graph.nodes.len() {
+            progress(Progress { stage: "refit", done: index, total: graph.nodes.len() });
+            let at = self.layers.iter().position(|seen| seen.layer.node == index);
+            if let Some((seen, share)) = at.map(|at| (self.layers[at], shares[at]))
+                && let Some(fits) = self.fit(&graph, seen, share, &live)
+            {
+                fits.iter().enumerate().for_each(|(block, fit)| seen.layer.write(&mut graph, block, fit));
+            }
+            step(&graph, index, &mut live)?;
+            forget(&graph, index, &mut live);
+        }
+        Ok(graph)
+    }
+
+    /// One layer's weights at a share of them, block by block.
+    fn fit(&self, graph: &Graph, seen: &Seen, share: f64, live: &Live) -> Option<Vec<Mat<f64>>> {
+        let layer: &Layer = &seen.layer;
+        let x: &Tensor = graph.nodes[layer.node].input(0).and_then(|name| live.get(name))?;
+        let added = seen.tail.added.as_ref().and_then(|name| live.get(name));
+        let added = added.and_then(|value| at_places(seen, value, 0));
+        // Where the other operand is still to come, the layer is held against its own dense result.
+        let (targets, range) = targets_of(seen, added.is_some());
+        let each = layer.block_outputs();
+        let of = |values: &[f32], block: usize| {
+            let columns: Vec<usize> = (block * each..(block + 1) * each).collect();
+            chosen(values, layer.outputs, &columns)
+        };
+        let mut parts = Vec::with_capacity(layer.blocks);
+        for block in 0..layer.blocks {
+            let rows = layer.unroll(graph, x, &seen.sampling, 0, block)?;
+            let added = added.as_ref().map(|added| of(added, block));
+            parts.push((rows, of(targets, block), added, layer.matrix(self.graph, block)?));
+        }
+        let regressions: Vec<Regression<'_>> = parts
+            .iter()
+            .map(|(rows, targets, added, present)| Regression {
+                rows,
+                targets,
+                added: added.as_deref(),
+                range,
+                present: present.clone(),
+                has_bias: layer.has_bias(),
+            })
+            .collect();
+        let sums = regressions.iter().map(Regression::sums).collect::<Option<Vec<_>>>()?;
+        let blocks: Vec<Block> = regressions
+            .iter()
+            .zip(&sums)
+            .map(|(fit, sums)| Block { gram: sums.gram.clone(), cross: fit.cross(&fit.goal(), &sums.ridges) })
+            .collect();
+        let support = match share < 1.0 {
+            true => Some(Problem { blocks: &blocks, pattern: self.pattern }.prune(&[share])?.pop()?.support),
+            false => None,
+        };
+        let units = each.div_ceil(self.pattern.outputs());
+        regressions
+            .iter()
+            .zip(&sums)
+            .enumerate()
+            .map(|(block, (regression, sums))| {
+                let own = support.as_ref().map(|all| all.of(block * units..(block + 1) * units));
+                let solve = |cross: &Mat<f64>| match &own {
+                    None => solved(&sums.gram, cross),
+                    Some(own) => {
+                        let block = [Block { gram: sums.gram.clone(), cross: cross.clone() }];
+                        Problem { blocks: &block, pattern: self.pattern }.solve(own)?.pop()
+                    }
+                };
+                let (_, fit) = regression.rounds(sums, solve)?;
+                finite(&fit).then_some(fit)
+            })
+            .collect()
+    }
+}
