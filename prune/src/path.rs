@@ -84,7 +84,10 @@ fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
     let grid = if channels >= 4 * grid { grid } else { 1 };
     let mut ends = Vec::new();
     let mut far = unit;
-    while gone + 1 < channels {
+    if gone + 1 >= channels {
+        return ends;
+    }
+    loop {
         let kept = channels.saturating_sub(gone + far).max(1);
         let kept = if kept >= grid { kept - kept % grid } else { kept };
         let end = channels - kept;
@@ -92,9 +95,8 @@ fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
             ends.push(end);
         }
         if kept == 1 || far >= channels {
-            break;
+            return ends;
         }
         far = (far * 3).div_ceil(2).max(far + 1);
     }
-    ends
 }

@@ -35,10 +35,13 @@ struct Term {
     uses: f64,
 }
 
+/// For each group, the indices kept after 0, 1, … of its channels have gone.
+type Kept = Vec<(usize, Vec<usize>)>;
+
 struct Axis {
     fixed: usize,
-    /// Groups whose channels lie along the axis, with the indices kept after 0, 1, … have gone.
-    kept: Vec<(usize, Vec<usize>)>,
+    /// Groups whose channels lie along the axis.
+    kept: Kept,
 }
 
 impl Axis {
@@ -49,7 +52,7 @@ impl Axis {
 
 impl Widths {
     pub(crate) fn new(graph: &Graph, analysis: &Analysis, groups: &Groups, traces: &[Trace]) -> Self {
-        let mut axes: BTreeMap<(&str, usize), Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+        let mut axes: BTreeMap<(&str, usize), Kept> = BTreeMap::new();
         for (index, group) in groups.groups.iter().enumerate() {
             for site in &group.sites {
                 let entry = axes.entry((&site.tensor, site.axis)).or_default();
