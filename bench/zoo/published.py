@@ -1,4 +1,4 @@
-"""Architectures as torchvision and timm publish them, with random weights."""
+"""Architectures as torchvision and timm publish them, with random weights; the largest with fewer blocks."""
 import functools
 
 import timm, torch, torchvision
@@ -20,7 +20,7 @@ def nets():
     vision("resnet18", opset=13, free=BATCH)
     vision("resnet18", "resnet18_bn_kept", opset=11, folded=False)
     vision("resnet50", opset=9)
-    vision("resnext50_32x4d", opset=17)
+    rows.append(("resnext", export(resnext, (1, 3, 64, 64), opset=17), {}))
     rows.append(("vgg11_bn", export(vgg, (1, 3, 64, 64), opset=12), {}))
     vision("mobilenet_v2", opset=10, free=BATCH)
     vision("mobilenet_v2", "mobilenet_v2_opset7", opset=7)
@@ -36,8 +36,8 @@ def nets():
     vision("mnasnet1_0", opset=11, folded=False)
     vision("regnet_y_400mf", opset=17)
     vision("regnet_x_400mf", opset=19)
-    vision("convnext_tiny", opset=17)
-    vision("swin_t", opset=17)
+    image("convnext_tiny", "convnext", opset=17, options={"depths": (2, 2, 2, 2), "dims": (32, 64, 128, 192)})
+    rows.append(("swin", export(swin, (1, 3, 64, 64), opset=17), {}))
     rows.append(("vit_torchvision", export(vit, (1, 3, 64, 64), opset=17), {}))
     image("vit_tiny_patch16_224", "vit_tiny", opset=17, options={"img_size": 64})
     image("vit_tiny_patch16_224", "vit_tiny_free_batch", opset=14, options={"img_size": 64}, free=BATCH)
@@ -46,13 +46,12 @@ def nets():
     image("mobilevit_xxs", opset=17)
     image("ghostnet_100", "ghostnet", opset=12)
     image("repvgg_a0", opset=13)
-    image("cspresnet50", opset=13)
-    image("cspdarknet53", opset=11, folded=False)
-    image("darknet53", opset=16)
+    image("cs3darknet_s", "csp_darknet", opset=11, folded=False)
+    image("darknet21", opset=16)
     image("hrnet_w18_small", opset=13)
     image("legacy_seresnet18", "se_resnet18", opset=9)
-    image("res2net50_26w_4s", "res2net50", opset=13)
-    image("dla34", opset=17)
+    image("res2net50_26w_4s", "res2net", opset=13, options={"layers": (1, 1, 1, 1)})
+    image("dla46_c", "dla", opset=17)
     image("lcnet_050", opset=13)
     image("edgenext_xx_small", opset=17)
     image("levit_128s", opset=17, size=224)
@@ -72,6 +71,16 @@ def vgg():
     """The published net has 515 MB of weights in its first product: more than a model may have here."""
     head = [torch.nn.Flatten(), torch.nn.Linear(512 * 4, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)]
     return torch.nn.Sequential(torchvision.models.vgg11_bn(weights=None).features, *head)
+
+
+def resnext():
+    """Grouped convolutions, of one bottleneck a stage."""
+    return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], 10, groups=32, width_per_group=4)
+
+
+def swin():
+    """Shifted windows, of three shallow stages."""
+    return torchvision.models.SwinTransformer([4, 4], 48, [2, 2, 2], [3, 6, 12], [4, 4], num_classes=10)
 
 
 def vit():

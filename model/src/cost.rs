@@ -95,6 +95,20 @@ pub fn analyse(graph: &Graph) -> Result<Analysis, ShapeError> {
     })
 }
 
+/// The constant that `name` stands for, be it through `Identity`.
+fn constant<'g>(graph: &'g Graph, mut name: &'g str) -> Option<&'g Tensor> {
+    loop {
+        if let Some(tensor) = graph.initializers.get(name) {
+            return Some(tensor);
+        }
+        let alias = graph
+            .nodes
+            .iter()
+            .find(|node| node.is("Identity") && node.outputs.first().is_some_and(|output| output == name))?;
+        name = alias.input(0)?;
+    }
+}
+
 fn nonzero(values: &[f32]) -> u64 {
     values.iter().filter(|&&value| value != 0.0).count() as u64
 }
@@ -103,7 +117,7 @@ fn layer(graph: &Graph, shapes: &Shapes, node: &Node) -> Option<LayerCost> {
     if !["Conv", "Gemm", "MatMul"].iter().any(|op| node.is(op)) {
         return None;
     }
-    let constant = |index: usize| graph.initializers.get(node.input(index)?).filter(|t| t.shape().len() > 1);
+    let constant = |index: usize| constant(graph, node.input(index)?).filter(|t| t.shape().len() > 1);
     let sides: &[usize] = if node.is("Conv") { &[1] } else { &[1, 0] };
     let index = *sides.iter().find(|&&index| constant(index).is_some())?;
     let weights = constant(index)?;

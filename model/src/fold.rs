@@ -8,18 +8,50 @@ use crate::{Attribute, Graph, Tensor};
 /// Elements of a folded constant, at most: a node of a few bytes may ask for the largest tensor there is.
 const FOLDED_ELEMENTS: usize = 1 << 20;
 
-/// Replaces nodes that depend on constants only by their results, unless those are large, and drops what is then
-/// unused. An initializer that
-/// several values stand for (through `Identity`) becomes a constant of its own for each.
+/// Elements of all folded constants together, at most.
+const FOLDED_TOTAL: usize = 1 << 24;
+/// Steps that folding takes, at most: a product counts each output times its larger operand, others their elements.
+const STEPS: usize = 1 << 31;
+/// Operators whose work is not in proportion to their elements.
+const PRODUCTS: &[&str] = &[
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Einsum",
+    "LSTM",
+    "GRU",
+    "RNN",
+    "MaxPool",
+    "AveragePool",
+    "LRN",
+];
+
+/// Replaces nodes that depend on constants only by their results, unless those are large or take long, and drops what
+/// is then unused. An initializer that several values stand for (through `Identity`) becomes a constant of its own for
+/// each.
 pub fn constants(graph: &mut Graph) {
     let nodes = std::mem::take(&mut graph.nodes);
     let no_values = HashMap::new();
+    let (mut total, mut steps) = (0, 0usize);
     for node in nodes {
         let constant = !node.inputs.is_empty()
             && !node.op.starts_with("Random")
             && node.inputs.iter().all(|name| name.is_empty() || graph.initializers.contains_key(name));
-        match constant.then(|| eval::compute(graph, &node, &no_values, Depth::Values)) {
-            Some(Ok(results)) if results.iter().all(|result| result.len() <= FOLDED_ELEMENTS) => {
+        let mut fits = |graph: &Graph| {
+            let sizes = eval::compute(graph, &node, &no_values, Depth::Shapes).ok()?;
+            let elements: usize = sizes.iter().map(Tensor::len).sum();
+            let read = node.inputs.iter().filter_map(|name| graph.initializers.get(name)).map(Tensor::len);
+            let read: usize = read.sum();
+            let product = PRODUCTS.iter().any(|op| node.is(op));
+            steps =
+                steps.saturating_add(if product { elements.saturating_mul(read) } else { elements + read });
+            let small = sizes.iter().all(|result| result.len() <= FOLDED_ELEMENTS);
+            (small && total + elements <= FOLDED_TOTAL && steps <= STEPS).then(|| total += elements)
+        };
+        let fits = constant && fits(graph).is_some();
+        match fits.then(|| eval::compute(graph, &node, &no_values, Depth::Values)) {
+            Some(Ok(results)) => {
                 let named = node.outputs.iter().zip(results).filter(|(name, _)| !name.is_empty());
                 graph.initializers.extend(named.map(|(name, tensor)| (name.clone(), tensor)));
             }

@@ -199,6 +199,7 @@ impl Graph {
         if self.initializers.len() > caps::GRAPH_TENSORS {
             return Err(GraphError::TooMany { what: "initializers", limit: caps::GRAPH_TENSORS });
         }
+        self.nodes.retain(|node| !node.outputs.is_empty()); // what makes nothing does nothing
         let order = self.topological_order()?;
         let mut nodes: Vec<_> = std::mem::take(&mut self.nodes).into_iter().map(Some).collect();
         self.nodes = order.into_iter().filter_map(|index| nodes[index].take()).collect();

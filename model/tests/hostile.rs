@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test panics where it fails
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
-use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo, cost, fold, onnx, shape};
+use secateur_model::{
+    Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo, cost, fold, groups, onnx, shape,
+};
 
 /// A small network with a convolution, a normalisation, a pool and a product.
 fn small() -> Vec<u8> {
@@ -56,7 +60,70 @@ fn look_at(bytes: &[u8]) -> bool {
     fold::constants(&mut graph);
     fold::batch_norms(&mut graph);
     let _ = onnx::read(&onnx::write(&graph));
+    groups::prepare(&mut graph);
+    if let Ok(shapes) = shape::infer(&graph, 1) {
+        let found = groups::find(&graph, &shapes);
+        let half = |group: &groups::Group| (0..group.channels.div_ceil(2)).collect();
+        let keep = found.groups.iter().map(half).collect();
+        let _ = groups::masked(&graph, &found, &keep);
+        let _ = groups::cut(&graph, &found, &keep);
+    }
     true
+}
+
+/// A graph of nodes of one operator in a chain, from `x` of 1 × 1 × 8192 × 8192.
+fn chain(length: usize, node: impl Fn(String, String) -> Node) -> Graph {
+    let dims = [1, 1, 8192, 8192].map(Dim::Fixed).to_vec();
+    let value = |name: String, shape| ValueInfo { name, dtype: 1, shape };
+    Graph {
+        opsets: vec![OpSet { domain: String::new(), version: 17 }],
+        inputs: vec![value("v0".into(), Some(dims))],
+        outputs: vec![value(format!("v{length}"), None)],
+        nodes: (0..length).map(|at| node(format!("v{at}"), format!("v{}", at + 1))).collect(),
+        ..Graph::default()
+    }
+}
+
+#[test]
+fn large_values_in_small_files_take_no_time() {
+    let started = std::time::Instant::now();
+    for op in
+        ["Relu", "Add", "Softmax", "Transpose", "GreaterOrEqual", "Concat", "Pad", "ReduceMax", "Resize"]
+    {
+        let node = |from: String, to: String| {
+            let (inputs, attributes) = match op {
+                "Add" | "GreaterOrEqual" => (vec![from.clone(), from], BTreeMap::new()),
+                "ReduceMax" => (vec![from], BTreeMap::from([("axes".to_owned(), Attribute::Ints(vec![0]))])),
+                "Pad" => (vec![from, "pads".into()], BTreeMap::new()),
+                "Resize" => (vec![from, String::new(), "scales".into()], BTreeMap::new()),
+                _ => (vec![from], BTreeMap::new()),
+            };
+            Node { op: op.into(), inputs, outputs: vec![to], attributes, ..Node::default() }
+        };
+        let mut graph = chain(200, node);
+        graph.initializers.insert("pads".into(), Tensor::i64([8], vec![0; 8]).unwrap());
+        graph.initializers.insert("scales".into(), Tensor::f32([4], vec![1.0; 4]).unwrap());
+        assert!(look_at(&onnx::write(&graph)), "{op}");
+    }
+    // Constants made by nodes: as many and as large as may be.
+    let mut graph = chain(2000, |_, to| Node {
+        op: "ConstantOfShape".into(),
+        inputs: vec!["n".into()],
+        outputs: vec![to],
+        ..Node::default()
+    });
+    graph.nodes.push(Node {
+        op: "Sum".into(),
+        inputs: (1..=2000).map(|at| format!("v{at}")).collect(),
+        outputs: vec!["sum".into()],
+        ..Node::default()
+    });
+    graph.outputs[0].name = "sum".into();
+    for elements in [1 << 20, 1 << 26] {
+        graph.initializers.insert("n".into(), Tensor::i64([1], vec![elements]).unwrap());
+        assert!(look_at(&onnx::write(&graph)));
+    }
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
 }
 
 #[test]

@@ -73,6 +73,9 @@ fn quantised(call: &Call<'_>) -> Result<Tensor, Fault> {
         I8 => (-128, 127),
         other => return Err(format!("to type {} is not supported", other.0).into()),
     };
+    if call.skips(shape) {
+        return blank(dtype, shape.to_vec());
+    }
     let value = |(index, &x): (usize, &f32)| {
         let q = (x / scale[at(index)]).round_ties_even() as i64 + i64::from(zero[at(index)]);
         q.clamp(low, high) as u8

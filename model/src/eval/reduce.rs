@@ -53,19 +53,20 @@ fn reduce(
     };
     let kept: Vec<usize> =
         (0..shape.len()).map(|axis| if axes.contains(&axis) { 1 } else { shape[axis] }).collect();
+    let result: Vec<usize> = match call.node.int("keepdims", 1) {
+        0 => (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect(),
+        _ => kept.clone(),
+    };
+    if call.skips(shape) {
+        return Ok(vec![super::blank(DType::F32, result)?]);
+    }
     let mut sums = vec![start; kept.iter().product()];
-    if !call.skips(shape) {
-        for (x, target) in x.iter().zip(super::elementwise::broadcast_indices(shape, &kept)) {
-            sums[target] = step(sums[target], *x);
-        }
+    for (x, target) in x.iter().zip(super::elementwise::broadcast_indices(shape, &kept)) {
+        sums[target] = step(sums[target], *x);
     }
     let count = (0..shape.len()).filter(|axis| axes.contains(axis)).map(|axis| shape[axis]).product();
     let values = sums.into_iter().map(|sum| finish(sum, count)).collect();
-    let shape: Vec<usize> = match call.node.int("keepdims", 1) {
-        0 => (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect(),
-        _ => kept,
-    };
-    Ok(vec![Tensor::f32(shape, values)?])
+    Ok(vec![Tensor::f32(result, values)?])
 }
 
 fn arg_best(call: &Call<'_>, better: impl Fn(f32, f32) -> bool) -> Result<Vec<Tensor>, Fault> {
@@ -74,6 +75,15 @@ fn arg_best(call: &Call<'_>, better: impl Fn(f32, f32) -> bool) -> Result<Vec<Te
     let (outer, along, inner) = around(shape, axis);
     if along == 0 {
         return Err("an empty axis".into());
+    }
+    let kept = call.node.int("keepdims", 1) != 0;
+    if call.skips(shape) {
+        let mut shape = shape.to_vec();
+        shape[axis] = 1;
+        if !kept {
+            shape.remove(axis);
+        }
+        return Ok(vec![super::blank(DType::I64, shape)?]);
     }
     let best = |o: usize, i: usize| {
         let at = |k: usize| x[(o * along + k) * inner + i];
@@ -101,6 +111,9 @@ fn cumulative(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     let axis = axis_of(axis.ok_or("the axis is not an integer")?, shape.len())?;
     let (exclusive, reverse) = (call.node.int("exclusive", 0) != 0, call.node.int("reverse", 0) != 0);
     let (outer, along, inner) = around(shape, axis);
+    if call.skips(shape) {
+        return Ok(vec![super::blank(DType::F32, shape.to_vec())?]);
+    }
     let mut y = vec![0.0; x.len()];
     for (o, i) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
         let mut sum = 0.0;

@@ -1,5 +1,6 @@
 //! ONNX files: read into a [`Graph`](crate::Graph) and written from one.
 
+mod fields;
 mod messages;
 mod read;
 mod write;

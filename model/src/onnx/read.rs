@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 use secateur_common::caps;
 
+use super::fields;
 use super::messages::{self, attribute_type};
 use crate::tensor::element_count;
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 pub enum OnnxError {
     #[error("the file has {size} bytes, more than the limit of {}", caps::MODEL_BYTES)]
     TooLarge { size: usize },
+    #[error("the file has more nodes, attributes, names or dimensions than any model needs")]
+    TooManyFields,
     #[error("not an ONNX file, or a damaged one: {0}")]
     Protobuf(#[from] prost::DecodeError),
     #[error("not an ONNX file: it holds no graph")]
@@ -50,6 +53,9 @@ pub fn read(bytes: &[u8]) -> Result<Graph, OnnxError> {
 pub(crate) fn read_with(bytes: &[u8], tensors: BTreeMap<String, Tensor>) -> Result<Graph, OnnxError> {
     if bytes.len() > caps::MODEL_BYTES {
         return Err(OnnxError::TooLarge { size: bytes.len() });
+    }
+    if !fields::are_few(bytes) {
+        return Err(OnnxError::TooManyFields);
     }
     let model = messages::Model::decode(bytes)?;
     if !model.functions.is_empty() {

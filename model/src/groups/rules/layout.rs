@@ -44,6 +44,10 @@ impl<'g> Finder<'g> {
         }
         let moved = match op {
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.reshaped(node, input.as_ref()),
+            "Pad" => match &input {
+                Some(input) => self.padded(node, input),
+                None => return true,
+            },
             _ => self.moved(node, input.as_ref()),
         };
         let Some(moved) = moved else { return false };
@@ -85,20 +89,9 @@ impl<'g> Finder<'g> {
             })
             .collect();
         let spread = spread?;
-        // The value with which a Pad fills would be a float among labels: let it fill with none.
-        let inputs = spread
-            .iter()
-            .enumerate()
-            .map(|(slot, tensor)| tensor.as_ref().filter(|_| !(node.op == "Pad" && slot == 2)))
-            .collect();
+        let inputs = spread.iter().map(Option::as_ref).collect();
         let call = Call { node, inputs, opset: self.graph.opset(), depth: Depth::Values };
-        let moved = rearrange(&call).ok()?;
-        let mirrored = node.op == "Pad" && node.text("mode").is_some_and(|mode| mode != "constant");
-        let same_length = |axis: &usize| {
-            moved.first().map(|tensor| tensor.shape()[*axis]) == first.map(|spread| spread.dims[*axis])
-        };
-        // Channels mirrored or repeated at an edge would be others after a cut.
-        (!mirrored || first?.varying().iter().all(same_length)).then_some(moved)
+        rearrange(&call).ok()
     }
 
     /// A value's labels at its full shape.
@@ -119,22 +112,66 @@ impl<'g> Finder<'g> {
         shortened.next().is_none().then_some(axis)
     }
 
-    /// The shape of a value is read: what it says of axes along which channels lie must not be.
+    /// The shape of a value is read: along axes whose length is used, nothing can go.
     pub(super) fn shape(&mut self, node: &'g Node) -> bool {
-        let Some(spread) = self.labels(node.input(0)) else { return true };
-        let rank = spread.dims.len() as i64;
-        let read =
-            |index: i64| spread.dims.get((if index < 0 { index + rank } else { index }) as usize) != Some(&1);
-        let harmless = |reader: &&Node| match (reader.op.as_str(), self.integers(reader, 1)) {
-            ("Gather", Some(indices)) => !indices.iter().any(|&index| read(index)),
-            ("Slice", _) => slice_bounds(self.graph, reader)
-                .is_some_and(|bounds| !bounds.indices(spread.dims.len()).any(|index| read(index as i64))),
-            _ => false,
+        let Some(mut spread) = self.labels(node.input(0)) else { return true };
+        let rank = spread.dims.len();
+        let name = &node.outputs[0];
+        let readers: Vec<&Node> =
+            self.graph.nodes.iter().filter(|reader| reader.inputs.contains(name)).collect();
+        let whole =
+            !node.attributes.is_empty() || self.graph.outputs.iter().any(|output| output.name == *name);
+        let mut used: Vec<usize> = if whole { (0..rank).collect() } else { Vec::new() };
+        for reader in readers {
+            let bounds = || slice_bounds(self.graph, reader);
+            match (reader.op.as_str(), self.integers(reader, 1)) {
+                ("Gather", Some(indices)) => {
+                    used.extend(indices.iter().filter_map(|&index| self.axis_of(index, node.input(0))))
+                }
+                ("Slice", _) if bounds().is_some() => {
+                    used.extend(bounds().into_iter().flat_map(|bounds| bounds.indices(rank)));
+                }
+                _ => used.extend(0..rank),
+            }
+        }
+        let why = format!("node `{}` reads their number", node.label());
+        for axis in used {
+            match self.settled(spread, axis, &why) {
+                Some(left) => spread = left,
+                None => return true,
+            }
+        }
+        true
+    }
+
+    /// What is added at the edges of other axes is no channel; along the channels' axis it is one that cannot go.
+    fn padded(&self, node: &'g Node, input: &Spread) -> Option<Vec<Tensor>> {
+        let pads = self.integers(node, 1).or_else(|| node.ints("pads"))?;
+        let listed = self.integers(node, 3);
+        let axes: Vec<usize> = match listed {
+            Some(listed) => {
+                listed.iter().map(|&axis| self.axis_of(axis, node.input(0))).collect::<Option<_>>()?
+            }
+            None => (0..input.dims.len()).collect(),
         };
-        let of_all =
-            node.attributes.is_empty() && !self.graph.outputs.iter().any(|o| o.name == node.outputs[0]);
-        let mut readers = self.graph.nodes.iter().filter(|reader| reader.inputs.contains(&node.outputs[0]));
-        of_all && readers.all(|reader| harmless(&reader))
+        if pads.len() != 2 * axes.len() {
+            return None;
+        }
+        let mut own = vec![0; 2 * input.dims.len()];
+        for (at, &axis) in axes.iter().enumerate().filter(|(_, axis)| input.dims[**axis] > 1) {
+            (own[axis], own[axis + input.dims.len()]) = (pads[at], pads[at + axes.len()]);
+        }
+        let mirrored = node.text("mode").is_some_and(|mode| mode != "constant");
+        // Channels mirrored or repeated at an edge would be others after a cut.
+        if mirrored && own.iter().any(|&pad| pad != 0) {
+            return None;
+        }
+        let labels =
+            Tensor::i64(input.dims.clone(), input.labels.iter().map(|&l| i64::from(l)).collect()).ok()?;
+        let own = Tensor::i64([own.len()], own).ok()?;
+        let plain = Node { op: "Pad".into(), outputs: node.outputs.clone(), ..Node::default() };
+        let inputs = vec![Some(&labels), Some(&own)];
+        rearrange(&Call { node: &plain, inputs, opset: self.graph.opset(), depth: Depth::Values }).ok()
     }
 
     /// What a cut must write into a node's constants, it must be able to: else what lies there is frozen.

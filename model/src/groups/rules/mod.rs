@@ -12,6 +12,9 @@ use super::labels::{Label, NONE, Spread, Unions};
 use crate::shape::Shapes;
 use crate::{Attribute, Graph, Node, Tensor};
 
+/// Why a value's only class of labels is frozen.
+const ALL_TOGETHER: &str = "its channels can only go all together";
+
 /// A constant tensor with labels over it. Its axes are the last of the spread's.
 pub(crate) struct LabelledTensor {
     pub(crate) tensor: String,
@@ -120,6 +123,7 @@ impl<'g> Finder<'g> {
         let mut spread = self.labels(name)?;
         let length = *self.shapes.get(name?)?.get(axis)?;
         if spread.dims[axis] != length {
+            let why = if spread.varying().is_empty() { ALL_TOGETHER } else { why };
             self.freeze_all(&spread.labels, why);
             return None;
         }

@@ -22,7 +22,7 @@ impl Finder<'_> {
         for spread in &all {
             let spread = self.free(spread);
             if let [label] = spread.labels[..] {
-                self.unions.freeze(label, "its channels can only go all together");
+                self.unions.freeze(label, super::ALL_TOGETHER);
             }
         }
     }

@@ -96,6 +96,17 @@ fn a_shuffle_by_indices_is_followed() {
 }
 
 #[test]
+fn pads_at_other_axes_are_no_channels() {
+    let sizes = around(|b, x| {
+        // Three channels of zeros are added after the eight.
+        let (pads, more) = (b.ints(&[0, 0, 2, 0, 0, 0, 0, 1]), b.ints(&[0, 0, 0, 0, 0, 3, 0, 0]));
+        let y = b.node("Pad", &[x, &pads], &[]);
+        (b.node("Pad", &[&y, &more], &[]), 11)
+    });
+    assert_eq!(sizes, [8]);
+}
+
+#[test]
 fn sub_pixels_of_a_channel_go_together() {
     let sizes = around(|b, x| {
         let y = b.conv(x, 8, 16, 1);
