@@ -50,7 +50,7 @@ mod tests {
     use crate::entry::{Change, Context, Entry, Op, Shape};
     use crate::grid::Grid;
     use crate::manifest::{SetsEntry, SkeletonEntry, check};
-    use crate::text;
+    use crate::{gap, text};
 
     #[global_allocator]
     static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -152,5 +152,52 @@ mod tests {
             let (manifest, payload) = one(entry, &[0]);
             assert!(matches!(bomb(manifest, &payload), DecodeError::Contradiction { .. }));
         }
+    }
+
+    #[test]
+    fn gaps_that_claim_too_much() {
+        let grid = Grid::new(1, 0).expect("a grid");
+        let op = Op::Gap { grid, context: None };
+        for elements in [caps::TENSOR_ELEMENTS, 100 * (1 << 14) + 1] {
+            let (manifest, payload) = one(entry(op, elements, 100), &[0; 100]);
+            assert!(matches!(
+                bomb(manifest, &payload),
+                DecodeError::TooLarge { what: "number of elements", .. }
+            ));
+        }
+        // As many as may be, in streams that no encoder makes.
+        for byte in 0..=255 {
+            let (manifest, payload) = one(entry(op, 100 << 14, 100), &[byte; 100]);
+            bomb(manifest, &payload);
+        }
+    }
+
+    #[test]
+    fn a_gap_beyond_the_end() {
+        let grid = Grid::new(1, 0).expect("a grid");
+        let levels = [0, 3, 0, 0, -5, 0, 0, 0];
+        let stream = gap::encode(grid, &levels, None);
+        let op = Op::Gap { grid, context: None };
+        let of = |elements: usize| Entry {
+            nonzeros: Change { before: 0, after: 2 },
+            ..entry(op, elements, stream.len())
+        };
+        for elements in [5, 6, 7, 9, 100] {
+            let (manifest, payload) = one(of(elements), &stream);
+            bomb(manifest, &payload);
+        }
+        // The right number is sound: only the promised digest is missing.
+        let (mut manifest, payload) = one(of(levels.len()), &stream);
+        manifest.frames = vec![check(&payload)];
+        let bytes = [manifest.write().as_slice(), &payload].concat();
+        assert!(matches!(apply(None, &bytes), Err(ApplyError::WrongResult { .. })));
+    }
+
+    #[test]
+    fn a_first_file_has_no_gaps() {
+        let op = Op::Gap { grid: Grid::new(1, 0).expect("a grid"), context: None };
+        let (mut manifest, payload) = one(entry(op, 4, 4), &[0; 4]);
+        manifest.format = 1;
+        assert!(matches!(bomb(manifest, &payload), DecodeError::Contradiction { .. }));
     }
 }

@@ -37,14 +37,14 @@ impl Models {
         self.floats.get_or_insert_with(Floats::new)
     }
 
-    /// The stream of the levels of a tensor of `shape`.
+    /// The stream of the levels of a tensor of `shape`; none if it comes to more than `limit` bytes.
     pub(crate) fn encode_levels(
         &mut self,
         shape: &[usize],
-        grid: Grid,
-        levels: &[i32],
+        (grid, levels): (Grid, &[i32]),
         known: Option<Known<'_>>,
-    ) -> Vec<u8> {
+        limit: usize,
+    ) -> Option<Vec<u8>> {
         let mut encoder = Encoder::new();
         let strict = known.is_some_and(|known| known.context.strict);
         let columns = columns(FORMAT, shape);
@@ -53,17 +53,21 @@ impl Models {
             let old = |column| old_level(grid, known, row * columns + column);
             self.levels().row(&mut encoder, &mut trace, (&mut 0, levels.len()), strict, levels, old);
             trace.end_row();
+            if encoder.written() > limit {
+                return None;
+            }
         }
-        encoder.finish()
+        Some(encoder.finish())
     }
 
-    /// The stream of exact floats.
+    /// The stream of exact floats; none if it comes to more than `limit` bytes.
     pub(crate) fn encode_floats(
         &mut self,
         shape: &[usize],
         values: &[f32],
         known: Option<Known<'_>>,
-    ) -> Vec<u8> {
+        limit: usize,
+    ) -> Option<Vec<u8>> {
         let mut encoder = Encoder::new();
         let columns = columns(FORMAT, shape);
         let (mut trace, mut recent) = (Trace::new(columns.min(values.len())), Recent::default());
@@ -72,8 +76,11 @@ impl Models {
             let extent = (&mut 0, values.len());
             self.floats().row(&mut encoder, &mut trace, &mut recent, extent, values, old, |_| ());
             trace.end_row();
+            if encoder.written() > limit {
+                return None;
+            }
         }
-        encoder.finish()
+        Some(encoder.finish())
     }
 }
 

@@ -87,6 +87,16 @@ impl Threshold {
     }
 }
 
+impl Op {
+    /// How the old tensor serves as context, if it does.
+    pub(crate) fn context(self) -> Option<Context> {
+        match self {
+            Self::Sparse { context, .. } | Self::Gap { context, .. } | Self::Dense { context } => context,
+            Self::Keep | Self::Rule { .. } | Self::Raw { .. } => None,
+        }
+    }
+}
+
 pub(crate) const KEPT_RUN: u8 = 0;
 const KEEP: u8 = 1;
 const RULE: u8 = 2;
@@ -175,14 +185,15 @@ impl Entry {
     }
 
     pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
-        let (code, context) = match self.op {
-            Op::Keep => (KEEP, None),
-            Op::Rule { .. } => (RULE, None),
-            Op::Sparse { context, .. } => (SPARSE, context),
-            Op::Gap { context, .. } => (GAP, context),
-            Op::Dense { context } => (DENSE, context),
-            Op::Raw { .. } => (RAW, None),
+        let code = match self.op {
+            Op::Keep => KEEP,
+            Op::Rule { .. } => RULE,
+            Op::Sparse { .. } => SPARSE,
+            Op::Gap { .. } => GAP,
+            Op::Dense { .. } => DENSE,
+            Op::Raw { .. } => RAW,
         };
+        let context = self.op.context();
         let mut head = code;
         if let Some(context) = context {
             head |= CONTEXT;

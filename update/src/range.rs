@@ -85,6 +85,11 @@ impl Encoder {
         Self { interval: Interval::WHOLE, bytes: Vec::new() }
     }
 
+    /// Bytes that are certain so far.
+    pub(crate) fn written(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn finish(mut self) -> Vec<u8> {
         let (value, count) = self.interval.tail();
         self.bytes.extend_from_slice(&value.to_be_bytes()[..count]);

@@ -77,18 +77,19 @@ impl Manifest {
 
 impl TensorUpdate {
     fn of(entry: &Entry) -> Self {
-        let (operation, from_base) = match entry.op {
-            Op::Keep => (Operation::Keep, true),
-            Op::Rule { .. } => (Operation::Rule, true),
-            Op::Sparse { context, .. } => (Operation::Sparse, context.is_some()),
-            Op::Gap { context, .. } => (Operation::Gap, context.is_some()),
-            Op::Dense { context } => (Operation::Dense, context.is_some()),
-            Op::Raw { .. } => (Operation::Raw, false),
+        let operation = match entry.op {
+            Op::Keep => Operation::Keep,
+            Op::Rule { .. } => Operation::Rule,
+            Op::Sparse { .. } => Operation::Sparse,
+            Op::Gap { .. } => Operation::Gap,
+            Op::Dense { .. } => Operation::Dense,
+            Op::Raw { .. } => Operation::Raw,
         };
+        let derived = matches!(entry.op, Op::Keep | Op::Rule { .. });
         Self {
             operation,
             gathered: matches!(entry.shape, Shape::Gathered(_)),
-            from_base,
+            from_base: derived || entry.op.context().is_some(),
             elements: entry.elements as u64,
             nonzeros: entry.nonzeros,
             bytes: entry.stored as u64,

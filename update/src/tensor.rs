@@ -52,16 +52,20 @@ pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, 
         .floats()
         .map(|(shape, old)| (shape.clone(), Some(Known { context: threshold::context(old, values), old })));
     let mut best: Option<(Entry, Vec<u8>, Models)> = None;
-    for (shape, known) in [Some((given, None)), known].into_iter().flatten() {
-        for (op, stream, learnt) in coded(models, new.shape(), values, known) {
+    let grid = Grid::of(values);
+    let bytes = |entry: &Entry, stream: &[u8]| entry.written_bytes() + stream.len();
+    for (shape, known) in [known, Some((given, None))].into_iter().flatten() {
+        let limit = best.as_ref().map_or(usize::MAX, |best| bytes(&best.0, &best.1));
+        for (op, stream, learnt) in coded(models, (new.shape(), values), grid.as_ref(), known, limit) {
             let entry = entry(op, shape.clone(), old, new, stream.len());
-            let bytes = |entry: &Entry, stream: &[u8]| entry.written_bytes() + stream.len();
-            if best.as_ref().is_none_or(|best| bytes(&entry, &stream) < bytes(&best.0, &best.1)) {
+            // Of two that cost the same, the one without a context.
+            let cost = |entry: &Entry, stream: &[u8]| (bytes(entry, stream), entry.op.context().is_some());
+            if best.as_ref().is_none_or(|best| cost(&entry, &stream) < cost(&best.0, &best.1)) {
                 best = Some((entry, stream, learnt));
             }
         }
     }
-    let (entry, stream, learnt) = best.expect("`coded` gives at least one way");
+    let (entry, stream, learnt) = best.expect("without a limit `coded` gives at least one way");
     *models = learnt;
     (entry, stream)
 }
@@ -84,28 +88,31 @@ const GAP_ELEMENTS: usize = 1 << 20;
 /// Tensors up to this size are tried as exact floats even if they lie on a grid.
 const SMALL: usize = 64;
 
-/// The values as levels of a grid, if they lie on one, and as exact floats.
+/// The values as levels of a grid, if they lie on one, and as exact floats; what comes to more than `limit` bytes is
+/// given up on the way.
 fn coded(
     models: &Models,
-    shape: &[usize],
-    values: &[f32],
+    (shape, values): (&[usize], &[f32]),
+    grid: Option<&(Grid, Vec<i32>)>,
     known: Option<Known<'_>>,
+    limit: usize,
 ) -> Vec<(Op, Vec<u8>, Models)> {
     let mut ways = Vec::new();
-    let grid = Grid::of(values);
-    if let Some(way) = grid.as_ref().and_then(|(grid, levels)| gap_coded(*grid, levels, known)) {
+    if let Some(way) = grid.and_then(|(grid, levels)| gap_coded(*grid, levels, known)) {
         return vec![(way.0, way.1, models.clone())];
     }
-    if let Some((grid, levels)) = &grid {
+    if let Some((grid, levels)) = grid {
         let mut models = models.clone();
-        let stream = models.encode_levels(shape, *grid, levels, known);
-        ways.push((Op::Sparse { grid: *grid, context: known.map(|known| known.context) }, stream, models));
+        let stream = models.encode_levels(shape, (*grid, levels), known, limit);
+        let op = Op::Sparse { grid: *grid, context: known.map(|known| known.context) };
+        ways.extend(stream.map(|stream| (op, stream, models)));
     }
     if grid.is_none() || values.len() <= SMALL {
         let known = known.map(|known| Known { context: Context { strict: false, ..known.context }, ..known });
         let mut models = models.clone();
-        let stream = models.encode_floats(shape, values, known);
-        ways.push((Op::Dense { context: known.map(|known| known.context) }, stream, models));
+        let stream = models.encode_floats(shape, values, known, limit);
+        let op = Op::Dense { context: known.map(|known| known.context) };
+        ways.extend(stream.map(|stream| (op, stream, models)));
     }
     ways
 }

@@ -95,21 +95,61 @@ fn a_refitted_cut_is_coded_by_what_was_kept() {
     assert!(delta * 2 < full, "{delta} of {full}");
 }
 
-#[test]
-fn every_step_of_a_chain_is_exact() {
-    let mut held = publish(&large(5), 2e-3);
-    for step in 0..10u8 {
-        let threshold = 0.02 * f32::from(step);
-        let drift = weights(20_000, u64::from(step));
-        let mut at = 0;
-        let next = mapped(&held, |w| {
-            at += 1;
-            if w.abs() < threshold { 0.0 } else { w + 0.05 * drift[at] }
-        });
-        let next = publish(&next, 2e-3);
-        let bytes = encode(Some(&held), &next, Generation(step.into())).unwrap();
-        held = apply(Some(&held), &bytes).unwrap().graph;
-        assert!(same_bits(&held, &next));
+/// What a coordinator does to a variant between two updates.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Prune(f32),
+    Tune(u64),
+    Exact(u64),
+    Cut,
+    Other(u64),
+}
+
+impl Change {
+    fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            (0.02f32..0.15).prop_map(Self::Prune),
+            (1u64..99).prop_map(Self::Tune),
+            (1u64..99).prop_map(Self::Exact),
+            Just(Self::Cut),
+            (1u64..99).prop_map(Self::Other),
+        ]
+    }
+
+    fn of(self, held: &Graph) -> Graph {
+        let moved = |seed: u64| {
+            let drift = weights(20_000, seed);
+            let mut at = 0;
+            mapped(held, |w| {
+                at += 1;
+                if w == 0.0 { 0.0 } else { w + 0.05 * drift[at] }
+            })
+        };
+        match self {
+            Self::Prune(threshold) => mapped(held, |w| if w.abs() < threshold { 0.0 } else { w }),
+            Self::Tune(seed) => publish(&moved(seed), 2e-3),
+            Self::Exact(seed) => moved(seed),
+            Self::Cut if held.initializers["b.weight"].shape()[0] == 40 => cut(held),
+            Self::Cut => held.clone(),
+            Self::Other(seed) => publish(&large(seed), 2e-3),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn ten_updates_in_a_row_end_bit_for_bit(changes in prop::collection::vec(Change::any(), 10)) {
+        let mut coordinator = publish(&large(5), 2e-3);
+        let mut device = apply(None, &encode(None, &coordinator, Generation(0)).unwrap()).unwrap().graph;
+        for (change, generation) in changes.into_iter().zip(1..) {
+            let next = change.of(&coordinator);
+            // The coordinator encodes from its own state, the device decodes from what it holds.
+            let bytes = encode(Some(&coordinator), &next, Generation(generation)).unwrap();
+            device = apply(Some(&device), &bytes).unwrap().graph;
+            coordinator = next;
+            prop_assert!(same_bits(&device, &coordinator), "after {:?}", change);
+        }
     }
 }
 
