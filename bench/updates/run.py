@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Updates of ours against those of the peers, on the pairs of variants in ../shared/anchors/pairs:
 
-    bench/updates/run.py [--pairs FOLDER] [--models lenet300,lenet5] [--json FILE] [--markdown FILE]
+    bench/updates/run.py [--pairs FOLDER] [--models lenet300,lenet5] [--coders secateur,NNCodec] [--json FILE] [--markdown FILE]
 
 Peers: zstd -19, zstd -19 --patch-from, xz -9e, bsdiff, xdelta3 -9 (Debian: zstd xz-utils bsdiff xdelta3), lossless, on the ONNX
 files; NNCodec 2.1.3 (PyPI), at the same error, in full and with the base as context (tca). What cannot be installed is
@@ -100,8 +100,8 @@ def cut_alike(old, new, like):
 
 
 class Bench:
-    def __init__(self, pairs, tmp):
-        self.pairs, self.tmp, self.rows, self.missing = pairs, tmp, [], []
+    def __init__(self, coders, tmp, done):
+        self.coders, self.tmp, self.done, self.rows, self.missing = coders, tmp, done, [], []
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
         build = ["cargo", "build", "--release", "-q", "-p"]
         subprocess.run([*build, "secateur-cli"], check=True, cwd=ROOT)
@@ -111,6 +111,8 @@ class Bench:
         self.missing += sorted(set(FILES) - self.tools) + ([] if self.nncodec else ["NNCodec 2.1.3"])
 
     def row(self, model, old, new, coder, error, make):
+        if not any(coder.startswith(name) for name in self.coders):
+            return
         row = {"model": model, "old": old or None, "new": new, "coder": coder, "error": error}
         try:
             row |= make()
@@ -118,6 +120,7 @@ class Bench:
             row |= {"failed": str(problem)[-200:], "sound": False}
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr)
+        self.done(self)
 
     def ours(self, folder, old, new, error):
         update, out = self.tmp / "update", self.tmp / "decoded.onnx"
@@ -186,8 +189,9 @@ def table(rows, missing):
             lines.append(f"| {r['model']} | {update} | {r['error']} | {r['coder']} | failed: {r['failed']} | | | | | | |")
             continue
         times = [f"{r.get(f'{what}_ms', '–')}" + (f" ({r[f'inner_{what}_ms']})" if f"inner_{what}_ms" in r else "") for what in ("encode", "decode")]
-        ratio = r["bytes"] / ours[r["model"], r["old"], r["new"], r["error"]]
-        lines.append(f"| {r['model']} | {update} | {r['nmse']:.1e} | {r['coder']} | {r['bytes']:,} | {ratio:.2f} | {times[0]} | {times[1]} "
+        own = ours.get((r["model"], r["old"], r["new"], r["error"]))
+        ratio = f"{r['bytes'] / own:.2f}" if own else "–"
+        lines.append(f"| {r['model']} | {update} | {r['nmse']:.1e} | {r['coder']} | {r['bytes']:,} | {ratio} | {times[0]} | {times[1]} "
                      f"| {max(r['encode_kib'], r['decode_kib']) / 1024:.0f} | {r['nonzeros_more']:+d} | {'yes' if r['sound'] else 'NO'} |")
     return "\n".join(lines + ["", "Not run: " + (", ".join(missing) or "none") + "."]) + "\n"
 
@@ -196,20 +200,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=pathlib.Path, default=ROOT / "../shared/anchors/pairs")
     parser.add_argument("--models", default="lenet300,lenet5,resnet,mobilenet")
+    parser.add_argument("--coders", default="secateur,zstd,xz,bsdiff,xdelta3,NNCodec", help="those whose names begin so")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--markdown", type=pathlib.Path)
     arguments = parser.parse_args()
     enter_venv()
+
+    def done(bench):
+        """Writes what there is so far: a bench that is stopped has not run in vain."""
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"rows": bench.rows, "not_run": bench.missing}, indent=1) + "\n")
+        if arguments.markdown:
+            arguments.markdown.write_text(table(bench.rows, bench.missing))
+
     with tempfile.TemporaryDirectory() as tmp:
-        bench = Bench(arguments.pairs, pathlib.Path(tmp))
+        bench = Bench(arguments.coders.split(","), pathlib.Path(tmp), done)
         for model in arguments.models.split(","):
             bench.model(arguments.pairs / model)
-    text = table(bench.rows, bench.missing)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": bench.rows, "not_run": bench.missing}, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(text)
-    print(text)
+    print(table(bench.rows, bench.missing))
     sys.exit(not all(row["sound"] for row in bench.rows if row["coder"] == "secateur"))
 
 

@@ -24,6 +24,7 @@ pub(crate) fn graph(tensors: Vec<(&str, Tensor)>) -> Graph {
         outputs: vec![value(&step(tensors.len()))],
         nodes: nodes.collect(),
         initializers: tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect(),
+        ..Graph::default()
     }
 }
 
