@@ -225,6 +225,6 @@ def nets():
     refused, blind = {"prunable": False}, {"prunable": False, "runnable": False}
     return [("tensorflow_like", tensorflow, {}), ("paddle_like", paddle, {}), ("opset7_upsample", opset7, {}),
             ("splits_opset9", splits(9), {}), ("splits_opset11", splits(11), {}), ("splits_opset13", splits(13), {}), ("splits_opset18", splits(18), {}),
-            ("splits_opset21", splits(21), {}), ("gathered", gathered, {}), ("aliased", aliased, {}), ("affine", affine, {}), ("conv3d", conv3d, blind),
+            ("splits_opset21", splits(21), {}), ("gathered", gathered, {}), ("aliased", aliased, {}), ("affine", affine, {}), ("conv3d", conv3d, {}),
             ("unknown_operator", unknown, blind), ("if_branch", branch, blind), ("quantised", quantised, {}),
             ("nothing", nothing, refused), ("one_layer", one_layer, refused)]

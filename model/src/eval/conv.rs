@@ -151,12 +151,13 @@ impl Window {
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     match call.node.op.as_str() {
+        "Conv" if call.input(0)?.shape().len() == 5 => Ok(vec![super::volume::conv(call)?]),
         "Conv" => Ok(vec![conv(call)?]),
         _ => Err(Fault::Unknown),
     }
 }
 
-fn conv(call: &Call<'_>) -> Result<Tensor, Fault> {
+pub(super) fn conv(call: &Call<'_>) -> Result<Tensor, Fault> {
     let ((x_shape, x), (w_shape, w)) = (call.floats(0)?, call.floats(1)?);
     let bias = call.optional(2).map(|_| call.floats(2)).transpose()?.map(|(_, bias)| bias);
     if x_shape.len() < 3 || x_shape.len() != w_shape.len() {

@@ -18,6 +18,7 @@ mod resize;
 mod scatter;
 mod transposed;
 mod unary;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

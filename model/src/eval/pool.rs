@@ -8,6 +8,7 @@ use crate::Tensor;
 
 pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     match call.node.op.as_str() {
+        "MaxPool" if call.input(0)?.shape().len() == 5 => Ok(vec![super::volume::max_pool(call)?]),
         "MaxPool" | "AveragePool" => Ok(vec![windowed(call)?]),
         "GlobalAveragePool" => {
             Ok(vec![global(call, |plane| plane.iter().sum::<f32>() / plane.len() as f32)?])
@@ -19,7 +20,7 @@ pub(super) fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {
     }
 }
 
-fn windowed(call: &Call<'_>) -> Result<Tensor, Fault> {
+pub(super) fn windowed(call: &Call<'_>) -> Result<Tensor, Fault> {
     let (shape, x) = call.floats(0)?;
     let kernel = call.node.ints("kernel_shape").ok_or("kernel_shape is missing")?;
     if kernel.iter().any(|&k| !(1..=1 << 20).contains(&k)) {

@@ -300,3 +300,27 @@ fn einsum_is_a_product_of_matrices() {
     assert_eq!(implied[0].shape(), [3, 5]);
     assert!(close(&implied[0].reshaped([1, 3, 5]).unwrap(), &summed.unwrap()[0]));
 }
+
+#[test]
+fn three_axes_are_as_two_where_the_first_is_short_and_else_sums_of_planes() {
+    let list = |values: &[i64]| Attribute::Ints(values.to_vec());
+    // Of one plane and a kernel of one plane: a convolution of images.
+    let (x, w) = (floats(1, &[2, 3, 1, 5, 6]), floats(2, &[4, 3, 1, 3, 3]));
+    let y = single("Conv", &[("pads", list(&[0, 1, 1, 0, 1, 1]))], &[x.clone(), w.clone()]).unwrap();
+    let (x, w) = (x.reshaped([2, 3, 5, 6]).unwrap(), w.reshaped([4, 3, 3, 3]).unwrap());
+    let flat = naive_conv(&x, &w, 1, 1, 1, 1);
+    assert_eq!(y[0].shape(), [2, 4, 1, 5, 6]);
+    assert!(close(&y[0].reshaped([2, 4, 5, 6]).unwrap(), &flat));
+    // A kernel of 1 × 1 in each plane is a convolution along the planes alone.
+    let (x, w) = (floats(3, &[1, 2, 7, 2, 3]), floats(4, &[3, 2, 3, 1, 1]));
+    let strided = [("strides", list(&[2, 1, 1])), ("pads", list(&[1, 0, 0, 1, 0, 0]))];
+    let y = single("Conv", &strided, &[x.clone(), w.clone()]).unwrap();
+    assert_eq!(y[0].shape(), [1, 3, 4, 2, 3]);
+    let (x, w) = (x.reshaped([1, 2, 7, 6]).unwrap(), w.reshaped([3, 2, 3, 1]).unwrap());
+    let along = [("strides", list(&[2, 1])), ("pads", list(&[1, 0, 1, 0]))];
+    let flat = single("Conv", &along, &[x, w]).unwrap();
+    assert!(close(&y[0].reshaped([1, 3, 4, 6]).unwrap(), &flat[0]));
+    let x = Tensor::f32([1, 1, 2, 2, 2], (0..8).map(|x| x as f32).collect()).unwrap();
+    let pooled = single("MaxPool", &[("kernel_shape", list(&[2, 2, 1]))], &[x]).unwrap();
+    assert_eq!((pooled[0].shape(), pooled[0].as_f32().unwrap()), (&[1, 1, 1, 1, 2][..], &[6.0, 7.0][..]));
+}
