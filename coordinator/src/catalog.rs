@@ -1,12 +1,12 @@
 //! Models and their ladders: built once, each rung published, evaluated and kept by its digest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{LadderOptions, Method, Pattern, PruneError, Request, SHIPPED_SHARE, Structure};
+use secateur_prune::{Family, Method, PruneError, SHIPPED_SHARE};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,7 @@ pub(crate) fn build(
     name: &ModelName,
     new: NewModel,
     config: &Config,
+    families: &Families,
     progress: OnProgress<'_>,
 ) -> Result<(ModelRecord, Vec<Change>), CoordinatorError> {
     let dense = onnx::read(&new.onnx).map_err(|error| CoordinatorError::bad("the model", error))?;
@@ -59,10 +60,12 @@ pub(crate) fn build(
     let validation =
         (!new.validation.is_empty()).then(|| dataset("the validation data", &new.validation)).transpose()?;
     let inputs = calibration.inputs();
-    let options =
-        LadderOptions { shares: config.ladder.clone(), seed: SEED, ..LadderOptions::new(Some(&inputs)) };
-    let rungs = secateur_prune::ladder(&dense, &options, &mut |p| progress(p.stage, p.done, p.total))
-        .map_err(|error| CoordinatorError::bad("the model", error))?;
+    let failed = |error: PruneError| CoordinatorError::bad("the model", error);
+    let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
+    let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
+    let family = families.get(key, || Family::new(&dense, Method::Obs, SEED, Some(&inputs), &mut told));
+    let family = family.map_err(failed)?;
+    let rungs = family.rungs(&dense, &config.ladder, SHIPPED_SHARE, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
     let total = rungs.len();
     let mut made = Vec::new();
@@ -104,6 +107,7 @@ pub(crate) fn on_demand(
     request: &RungRequest,
     store: &Arc<dyn Store>,
     config: &Config,
+    families: &Families,
 ) -> Result<Answer, CoordinatorError> {
     let dense =
         onnx::read(&records::blob(store, record.file)?).map_err(|e| CoordinatorError::bad("the model", e))?;
@@ -114,19 +118,12 @@ pub(crate) fn on_demand(
     };
     let inputs = calibration.inputs();
     let sizer = |graph: &Graph| update::stored_bytes(&update::publish(graph, config.max_nmse));
-    let asked = Request {
-        method: Method::default_for(Some(&inputs)),
-        structure: Structure::Channels,
-        pattern: Pattern::default(),
-        budget: request.budget.clone(),
-        rate: None,
-        threshold: None,
-        seed: SEED,
-        refit_share: SHIPPED_SHARE,
-        calibration: Some(&inputs),
-    };
     let unreachable = |asked: &Budget| asked.iter().map(|(metric, limit)| (metric, limit * 1.001)).collect();
-    let pruned = match secateur_prune::prune(&dense, &asked, &sizer, &mut |_| {}) {
+    let key = Families::key(record.file, record.calibration);
+    let family = families.get(key, || Family::new(&dense, Method::Obs, SEED, Some(&inputs), &mut |_| ()));
+    let pruned =
+        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, &sizer, &mut |_| ()));
+    let pruned = match pruned {
         Ok(pruned) => pruned,
         Err(PruneError::Infeasible { metric, limit, smallest }) => {
             return Ok(Answer::OutOfReach(vec![(metric, smallest.max(limit * 1.001))]));
@@ -145,6 +142,37 @@ pub(crate) fn on_demand(
     }
     let changes = vec![blob_of(&made)];
     Ok(Answer::Made { rung: Box::new(made.rung), changes, floors })
+}
+
+/// What models were last pruned from: a rung on demand begins where the ladder did. A few are kept: each holds
+/// statistics of some ten megabytes.
+#[derive(Default)]
+pub(crate) struct Families(Mutex<Vec<(Digest, Arc<Family>)>>);
+
+/// Families kept, at most.
+const FAMILIES: usize = 2;
+
+impl Families {
+    fn key(model: Digest, calibration: Digest) -> Digest {
+        Digest::of(&[model.as_bytes().as_slice(), calibration.as_bytes()].concat())
+    }
+
+    /// The family of `key`; makes it where it is not at hand.
+    fn get(
+        &self,
+        key: Digest,
+        make: impl FnOnce() -> Result<Family, PruneError>,
+    ) -> Result<Arc<Family>, PruneError> {
+        let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, family)) = kept().iter().find(|(of, _)| *of == key) {
+            return Ok(Arc::clone(family));
+        }
+        let family = Arc::new(make()?); // slow: nobody waits for the lock meanwhile
+        let mut kept = kept();
+        kept.truncate(FAMILIES - 1);
+        kept.insert(0, (key, Arc::clone(&family)));
+        Ok(family)
+    }
 }
 
 /// The published graph of a variant.

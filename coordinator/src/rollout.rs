@@ -51,7 +51,7 @@ fn step(shared: &Arc<Shared>) -> Result<(), CoordinatorError> {
         tracing::info!(model = %request.model, budget = %request.budget, "pruning on demand");
         let record = shared.state().models.get(&request.model).cloned();
         let Some(record) = record else { continue };
-        let answer = catalog::on_demand(&record, &request, &shared.store, &shared.config)?;
+        let answer = catalog::on_demand(&record, &request, &shared.store, &shared.config, &shared.families)?;
         keep(shared, &request, answer)?;
         shared.changed.notify_one();
     }

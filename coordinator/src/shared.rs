@@ -9,7 +9,7 @@ use secateur_common::{ByteCount, DeviceId, FleetSpec, Generation, ModelName, Rep
 use secateur_plan::{Assignment, Ladder};
 use tokio::sync::{Notify, watch};
 
-use crate::catalog::ModelRecord;
+use crate::catalog::{Families, ModelRecord};
 use crate::inventory::{DeviceRecord, Shipped};
 use crate::rollout::PlanRecord;
 use crate::store::records::{self, Counters};
@@ -37,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) updates: Updates,
+    pub(crate) families: Families,
     state: Mutex<State>,
     /// Something changed that the planner should see.
     pub(crate) changed: Notify,
@@ -61,6 +62,7 @@ impl Shared {
             config,
             store,
             updates: Updates::default(),
+            families: Families::default(),
             state: Mutex::new(state),
             changed: Notify::new(),
             looks,

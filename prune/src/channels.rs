@@ -6,15 +6,16 @@ use secateur_common::{Budget, ByteCount, Metric, Violation};
 use secateur_model::groups::{self, Groups, KeepSets, Role};
 use secateur_model::{Graph, Tensor, cost, fold, shape};
 
+use crate::allocate::allocate;
 use crate::curves::curves;
-use crate::measure::{cost_of, first_within, violations};
+use crate::measure::{self, cost_of, first_within, violations};
 use crate::observe::{Observed, observe};
 use crate::oracle::{self, unrunnable};
 use crate::path::Path;
 use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
 use crate::widths::{Prices, Widths};
-use crate::{Kept, LadderOptions, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
+use crate::{Kept, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
 
 pub(crate) fn prune(
     dense: &Graph,
@@ -22,74 +23,17 @@ pub(crate) fn prune(
     sizer: Sizer<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    let ready = Ready::new(dense, request.method, request.seed, request.calibration, progress)?;
-    let path = ready.path(Prices::MACS);
-    progress(Progress { stage: "allocate", done: 0, total: 1 });
-    let (steps, graph) = if request.budget.is_empty() {
-        let steps = steps_asked(request, &path)?;
-        (steps, ready.build(&path, steps)?)
-    } else {
-        first_within(path.len(), &request.budget, sizer, |steps| ready.build(&path, steps))?
-    };
-    progress(Progress { stage: "allocate", done: 1, total: 1 });
-    let (mut steps, mut graph) = (steps, graph);
-    loop {
-        let keep = path.keep(&ready.groups, steps);
-        oracle::check(&ready.graph, &ready.groups, &keep, &graph, request.seed)?;
-        ready.refit(&mut graph, &keep, request.refit_share, progress)?;
-        // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
-        match (violations(&graph, &request.budget, sizer)?.first(), steps < path.len()) {
-            (None, _) => {
-                let (kept, threshold) = (ready.kept(&keep), request.threshold);
-                return Ok(Pruned { graph, method: request.method, kept, threshold });
-            }
-            (Some(&Violation { metric, limit, actual }), false) => {
-                return Err(PruneError::Infeasible { metric, limit, smallest: actual });
-            }
-            (Some(_), true) => {
-                steps = (steps + path.len().div_ceil(64)).min(path.len());
-                graph = ready.build(&path, steps)?;
-            }
-        }
+    let family = Family::new(dense, request.method, request.seed, request.calibration, progress)?;
+    if !request.budget.is_empty() {
+        let pruned = family.to_budget(&request.budget, request.refit_share, sizer, progress)?;
+        return Ok(Pruned { threshold: request.threshold, ..pruned });
     }
-}
-
-pub(crate) fn ladder(
-    dense: &Graph,
-    options: &LadderOptions<'_>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Rung>, PruneError> {
-    let ready = Ready::new(dense, options.method, options.seed, options.calibration, progress)?;
-    let path = ready.path(Prices::MACS);
-    let all = cost_of(&ready.graph, None)?.macs.get() as f64;
-    let mut rungs = vec![Rung {
-        graph: dense.clone(),
-        label: "dense".into(),
-        share: 1.0,
-        kept: ready.kept(&ready.groups.keep_all()),
-    }];
-    let mut last = 0;
-    for (done, &share) in options.shares.iter().enumerate() {
-        progress(Progress { stage: "ladder", done, total: options.shares.len() });
-        let budget = Budget::default().with(Metric::Macs, share * all);
-        let within = first_within(path.len(), &budget, &|_| ByteCount(0), |steps| ready.build(&path, steps));
-        let (steps, mut graph) = match within {
-            Err(PruneError::Infeasible { .. }) => break,
-            other => other?,
-        };
-        if steps <= last {
-            continue;
-        }
-        last = steps;
-        let keep = path.keep(&ready.groups, steps);
-        oracle::check(&ready.graph, &ready.groups, &keep, &graph, options.seed)?;
-        ready.refit(&mut graph, &keep, options.refit_share, &mut |_| ())?;
-        let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
-        let (label, kept) = (format!("macs {:.0}%", share * 100.0), ready.kept(&keep));
-        rungs.push(Rung { graph, label, share: share_built, kept });
-    }
-    progress(Progress { stage: "ladder", done: options.shares.len(), total: options.shares.len() });
-    Ok(rungs)
+    let path = family.path(Prices::MACS);
+    let steps = steps_asked(request, &path)?;
+    let graph = family.build(&path, steps)?;
+    let (graph, kept) =
+        family.finished(graph, &path.keep(&family.groups, steps), request.refit_share, progress)?;
+    Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold })
 }
 
 /// Steps for a rate or threshold where no budget is given.
@@ -105,24 +49,32 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
     }
 }
 
-/// A graph that is ready to be cut, with all that the choice of what goes is made from.
-struct Ready {
-    graph: Graph,
-    groups: Groups,
+/// A model's family of variants: all that the choice of what goes is made from, taken once. Each variant is then a
+/// point of a path, cut and refitted.
+pub struct Family {
+    method: Method,
+    seed: u64,
+    pub(crate) graph: Graph,
+    pub(crate) groups: Groups,
     traces: Vec<Trace>,
     /// For `obs`: what a refit is made from, and what each group's channels are worth.
     observed: Option<Observed>,
-    curves: Option<Vec<Vec<f64>>>,
+    pub(crate) curves: Option<Vec<Vec<f64>>>,
 }
 
-impl Ready {
-    fn new(
+impl Family {
+    /// Finds the groups of `dense`, takes statistics on `calibration` where the method asks for it, and ranks channels.
+    ///
+    /// # Errors
+    /// [`PruneError`]: nothing prunable, bad weights or calibration data.
+    pub fn new(
         dense: &Graph,
         method: Method,
         seed: u64,
         calibration: Option<&Tensor>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, PruneError> {
+        crate::check(dense, calibration, method)?;
         let mut graph = dense.clone();
         groups::prepare(&mut graph);
         if method == Method::Obs {
@@ -156,11 +108,101 @@ impl Ready {
             Some(observed) => Some(curves(&graph, &groups, &traces, observed, progress)?),
             None => None,
         };
-        Ok(Self { graph, groups, traces, observed, curves })
+        Ok(Self { method, seed, graph, groups, traces, observed, curves })
+    }
+
+    /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
+    /// reached.
+    ///
+    /// # Errors
+    /// Where a rung cannot be built or run.
+    pub fn rungs(
+        &self,
+        dense: &Graph,
+        shares: &[f64],
+        refit_share: f64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Rung>, PruneError> {
+        let path = self.path(Prices::MACS);
+        let all = cost_of(&self.graph, None)?.macs.get() as f64;
+        let kept = self.kept(&self.groups.keep_all());
+        let mut rungs = vec![Rung { graph: dense.clone(), label: "dense".into(), share: 1.0, kept }];
+        let mut last = 0;
+        for (done, &share) in shares.iter().enumerate() {
+            progress(Progress { stage: "ladder", done, total: shares.len() });
+            let budget = Budget::default().with(Metric::Macs, share * all);
+            let within =
+                first_within(path.len(), &budget, &|_| ByteCount(0), |steps| self.build(&path, steps));
+            let (steps, graph) = match within {
+                Err(PruneError::Infeasible { .. }) => break,
+                other => other?,
+            };
+            if steps <= last {
+                continue;
+            }
+            last = steps;
+            let keep = path.keep(&self.groups, steps);
+            let (graph, kept) = self.finished(graph, &keep, refit_share, &mut |_| ())?;
+            let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
+            rungs.push(Rung {
+                graph,
+                label: format!("macs {:.0}%", share * 100.0),
+                share: share_built,
+                kept,
+            });
+        }
+        progress(Progress { stage: "ladder", done: shares.len(), total: shares.len() });
+        Ok(rungs)
+    }
+
+    /// The variant that keeps every limit of `budget` at the least loss.
+    ///
+    /// # Errors
+    /// [`PruneError::Infeasible`] names the limit that cannot be kept and the smallest that can.
+    pub fn to_budget(
+        &self,
+        budget: &Budget,
+        refit_share: f64,
+        sizer: Sizer<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Pruned, PruneError> {
+        measure::supported(budget)?;
+        crate::check_share(refit_share)?;
+        progress(Progress { stage: "allocate", done: 0, total: 1 });
+        let (path, mut steps, mut graph) = allocate(self, budget, sizer)?;
+        progress(Progress { stage: "allocate", done: 1, total: 1 });
+        loop {
+            let keep = path.keep(&self.groups, steps);
+            let (fitted, kept) = self.finished(graph, &keep, refit_share, progress)?;
+            // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
+            match (violations(&fitted, budget, sizer)?.first(), steps < path.len()) {
+                (None, _) => return Ok(Pruned { graph: fitted, method: self.method, kept, threshold: None }),
+                (Some(&Violation { metric, limit, actual }), false) => {
+                    return Err(PruneError::Infeasible { metric, limit, smallest: actual });
+                }
+                (Some(_), true) => {
+                    steps = (steps + path.len().div_ceil(64)).min(path.len());
+                    graph = self.build(&path, steps)?;
+                }
+            }
+        }
+    }
+
+    /// A cut graph once the oracle has held and its layers are refitted, and what of each group it keeps.
+    fn finished(
+        &self,
+        mut graph: Graph,
+        keep: &KeepSets,
+        refit_share: f64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Graph, Vec<Kept>), PruneError> {
+        oracle::check(&self.graph, &self.groups, keep, &graph, self.seed)?;
+        self.refit(&mut graph, keep, refit_share, progress)?;
+        Ok((graph, self.kept(keep)))
     }
 
     /// The path along which channels go.
-    fn path(&self, prices: Prices) -> Path {
+    pub(crate) fn path(&self, prices: Prices) -> Path {
         match (&self.curves, cost::analyse(&self.graph)) {
             (Some(curves), Ok(analysis)) => {
                 let widths = Widths::new(&self.graph, &analysis, &self.groups, &self.traces);
@@ -170,7 +212,7 @@ impl Ready {
         }
     }
 
-    fn build(&self, path: &Path, steps: usize) -> Result<Graph, PruneError> {
+    pub(crate) fn build(&self, path: &Path, steps: usize) -> Result<Graph, PruneError> {
         groups::cut(&self.graph, &self.groups, &path.keep(&self.groups, steps)).map_err(unrunnable)
     }
 

@@ -7,7 +7,7 @@ use secateur_model::Tensor;
 /// error as a share of the expected variance.
 pub(crate) fn divergence(expected: &Tensor, found: &Tensor) -> f64 {
     let (Some(a), Some(b)) = (expected.as_f32(), found.as_f32()) else { return f64::INFINITY };
-    if a.len() != b.len() || a.is_empty() {
+    if a.len() != b.len() || a.is_empty() || b.iter().any(|value| !value.is_finite()) {
         return f64::INFINITY;
     }
     match *expected.shape() {
@@ -44,4 +44,38 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().fold(f64::NEG_INFINITY, |largest, &v| largest.max(f64::from(v)));
     let sum: f64 = logits.iter().map(|&v| (f64::from(v) - largest).exp()).sum();
     logits.iter().map(|&v| f64::from(v) - largest - sum.ln()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
+        Tensor::f32(shape, values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn it_is_zero_for_the_same_answers_and_for_shifted_logits() {
+        let a = tensor(&[2, 3], &[1.0, 2.0, 3.0, -1.0, 0.0, 5.0]);
+        let shifted = tensor(&[2, 3], &[2.0, 3.0, 4.0, -1.0, 0.0, 5.0]);
+        assert!(divergence(&a, &a) < 1e-12 && divergence(&a, &shifted) < 1e-6);
+    }
+
+    #[test]
+    fn it_is_the_textbook_value() {
+        let (p, q) = (tensor(&[1, 2], &[0.5, 0.5]), tensor(&[1, 2], &[0.25, 0.75]));
+        let expected = 0.5 * (0.5_f64 / 0.25).ln() + 0.5 * (0.5_f64 / 0.75).ln();
+        assert!((divergence(&p, &q) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn other_shapes_take_the_squared_error_and_what_does_not_fit_is_infinitely_far() {
+        let (a, b) = (tensor(&[1, 1, 2], &[1.0, 3.0]), tensor(&[1, 1, 2], &[1.0, 4.0]));
+        assert!((divergence(&a, &b) - 0.5).abs() < 1e-9);
+        assert_eq!(divergence(&a, &tensor(&[1], &[1.0])), f64::INFINITY);
+        assert_eq!(
+            divergence(&tensor(&[1, 2], &[0.0, 1.0]), &tensor(&[1, 2], &[f32::NAN, 1.0])),
+            f64::INFINITY
+        );
+    }
 }

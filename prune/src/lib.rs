@@ -5,12 +5,14 @@
 //! Nothing leaves before the oracle has held: masked at the consumers ≡ physically cut, on random inputs.
 #![forbid(unsafe_code)]
 
+mod allocate;
 mod channels;
 mod curves;
 mod divergence;
 mod error;
 mod layer;
 mod measure;
+mod mixed;
 mod moments;
 mod observe;
 mod oracle;
@@ -24,14 +26,13 @@ mod sparse;
 mod trace;
 mod widths;
 
+pub use channels::Family;
 pub use error::PruneError;
 pub use moments::{Moments, OtherColumns};
-pub use request::{
-    Kept, LadderOptions, Method, Progress, Pruned, Request, Rung, SHIPPED_SHARE, Sizer, Structure,
-};
+pub use request::{Kept, Method, Progress, Pruned, Request, Rung, SHARES, SHIPPED_SHARE, Sizer, Structure};
 pub use sparse::Pattern;
 
-use secateur_model::{Graph, Tensor};
+use secateur_model::{Dim, Graph, Tensor};
 
 /// Prunes `dense` so that every limit of the request's budget holds.
 ///
@@ -49,22 +50,13 @@ pub fn prune(
     measure::supported(&request.budget)?;
     match request.structure {
         Structure::Channels => channels::prune(dense, request, sizer, progress),
+        Structure::Mixed if request.method != Method::Obs || request.budget.is_empty() => {
+            let got = request.method.name().into();
+            Err(PruneError::BadOption { what: "method of a mixture", got, expected: "obs, with a budget" })
+        }
+        Structure::Mixed => mixed::prune(dense, request, sizer, progress),
         Structure::Weights => sparse::prune(dense, request, sizer, progress),
     }
-}
-
-/// The nested family of `dense`: dense first, then one rung for each share of the options that can be reached.
-///
-/// # Errors
-/// As [`prune`].
-pub fn ladder(
-    dense: &Graph,
-    options: &LadderOptions<'_>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<Rung>, PruneError> {
-    check(dense, options.calibration, options.method)?;
-    check_share(options.refit_share)?;
-    channels::ladder(dense, options, progress)
 }
 
 fn check_share(share: f64) -> Result<(), PruneError> {
@@ -80,13 +72,24 @@ fn check(dense: &Graph, calibration: Option<&Tensor>, method: Method) -> Result<
     if let Some((name, _)) = dense.initializers.iter().find(|(_, tensor)| !finite(tensor)) {
         return Err(PruneError::NonFiniteWeight { tensor: name.clone() });
     }
-    let bad = |problem: &str| Err(PruneError::BadCalibration { problem: problem.into() });
+    let bad = |problem: String| Err(PruneError::BadCalibration { problem });
     match calibration {
         None if method.needs_calibration() => Err(PruneError::NeedsCalibration),
         None => Ok(()),
-        Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats"),
-        Some(data) if data.is_empty() => bad("is empty"),
-        Some(data) if !finite(data) => bad("holds a value that is no finite number"),
-        Some(_) => Ok(()),
+        Some(data) if data.as_f32().is_none() => bad("is not of 32-bit floats".into()),
+        Some(data) if data.is_empty() => bad("is empty".into()),
+        Some(data) if !finite(data) => bad("holds a value that is no finite number".into()),
+        Some(data) => match dense.inputs.first().and_then(|input| input.shape.as_ref()) {
+            Some(dims) if !fits(dims, data.shape()) => {
+                bad(format!("is of shape {:?}, which is not what the model's input asks for", data.shape()))
+            }
+            _ => Ok(()),
+        },
     }
+}
+
+/// Whether samples of `shape` fit an input: all but the first axis.
+fn fits(dims: &[Dim], shape: &[usize]) -> bool {
+    let fixed = |(dim, &length): (&Dim, &usize)| !matches!(dim, Dim::Fixed(fixed) if *fixed != length);
+    dims.len() == shape.len() && dims.iter().zip(shape).skip(1).all(fixed)
 }

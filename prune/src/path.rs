@@ -100,3 +100,36 @@ fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
         far = (far * 3).div_ceil(2).max(far + 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_end_ever_farther_off_and_leave_one_channel() {
+        for (channels, gone) in [(1, 0), (2, 0), (7, 3), (100, 98), (300, 0), (4096, 17)] {
+            for grid in [1, 4] {
+                let ends = ends(channels, gone, grid);
+                assert!(ends.iter().all(|&end| end > gone && end < channels), "{channels} {gone}");
+                assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
+                assert_eq!(
+                    ends.last().copied(),
+                    (gone + 1 < channels).then_some(channels - 1),
+                    "{channels} {gone}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_takes_the_smallest_scores_first_and_leaves_one_of_each_group() {
+        let trace = |order: &[usize], scores: &[f64]| {
+            let mut lost = vec![0.0];
+            scores.iter().for_each(|score| lost.push(lost[lost.len() - 1] + score));
+            Trace { order: order.to_vec(), lost }
+        };
+        let path = Path::by_score(&[trace(&[1, 0, 2], &[0.1, 0.3, 9.0]), trace(&[0, 1], &[0.2, 9.0])]);
+        assert_eq!(path.steps, [(0, 1), (1, 0), (0, 0)]);
+        assert_eq!((path.under(0.15), path.under(0.25), path.under(1.0)), (1, 2, 3));
+    }
+}

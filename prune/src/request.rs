@@ -81,6 +81,8 @@ pub enum Structure {
     Channels,
     /// Single weights: tensors get sparse.
     Weights,
+    /// Channels, then single weights of what is left, by `obs` to a budget.
+    Mixed,
 }
 
 impl FromStr for Structure {
@@ -90,7 +92,8 @@ impl FromStr for Structure {
         match text {
             "channels" | "structured" => Ok(Self::Channels),
             "weights" | "unstructured" => Ok(Self::Weights),
-            _ => Err(ParseError::new("structure", text, "channels or weights")),
+            "mixed" => Ok(Self::Mixed),
+            _ => Err(ParseError::new("structure", text, "channels, weights or mixed")),
         }
     }
 }
@@ -124,34 +127,8 @@ pub struct Request<'a> {
 /// of the MACs it costs about half a point of accuracy and more than halves the update (docs/prune.md).
 pub const SHIPPED_SHARE: f64 = 0.2;
 
-/// What a family of variants is built from.
-#[derive(Clone, Debug)]
-pub struct LadderOptions<'a> {
-    /// How channels are ordered.
-    pub method: Method,
-    /// Shares of the dense MACs at which a rung is wanted, falling.
-    pub shares: Vec<f64>,
-    /// Seed of `random`, and of the oracle's inputs.
-    pub seed: u64,
-    /// Of a large layer's inputs, the share that a refit may give new weights (above 0, at most 1). Less costs some
-    /// accuracy and makes the update of a device that holds the old weights so much smaller.
-    pub refit_share: f64,
-    /// Unlabelled inputs `[N, …]`.
-    pub calibration: Option<&'a Tensor>,
-}
-
-impl<'a> LadderOptions<'a> {
-    /// Six rungs below dense, by the default method.
-    pub fn new(calibration: Option<&'a Tensor>) -> Self {
-        Self {
-            method: Method::default_for(calibration),
-            shares: vec![0.75, 0.50, 0.35, 0.25, 0.15, 0.10],
-            seed: 0,
-            refit_share: SHIPPED_SHARE,
-            calibration,
-        }
-    }
-}
+/// Shares of the dense multiply-accumulates at which a ladder has rungs, where nobody chose.
+pub const SHARES: [f64; 6] = [0.75, 0.50, 0.35, 0.25, 0.15, 0.10];
 
 /// Bytes of a graph as stored (`update::stored_bytes`).
 pub type Sizer<'a> = &'a dyn Fn(&Graph) -> ByteCount;

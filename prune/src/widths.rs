@@ -17,6 +17,8 @@ pub(crate) struct Prices {
 
 impl Prices {
     pub(crate) const MACS: Self = Self { macs: 1.0, parameters: 0.0 };
+    pub(crate) const PARAMETERS: Self = Self { macs: 0.0, parameters: 1.0 };
+    pub(crate) const EVEN: Self = Self { macs: 1.0, parameters: 1.0 };
 }
 
 /// The costs of one graph along the traces of its groups.

@@ -4,7 +4,7 @@
 
 use secateur_common::{Budget, ByteCount, Metric};
 use secateur_model::{Graph, Tensor, cost, onnx};
-use secateur_prune::{LadderOptions, Method, Pattern, PruneError, Request, Structure, ladder, prune};
+use secateur_prune::{Family, Method, Pattern, PruneError, Request, SHARES, Structure, prune};
 
 fn lenet5() -> Graph {
     onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap()
@@ -69,8 +69,9 @@ fn weights_under_the_threshold_are_zero_and_no_others() {
 
 #[test]
 fn the_ladder_is_nested_and_falls() {
-    let options = LadderOptions { method: Method::Magnitude, ..LadderOptions::new(None) };
-    let rungs = ladder(&lenet5(), &options, &mut |_| ()).unwrap();
+    let dense = lenet5();
+    let family = Family::new(&dense, Method::Magnitude, 0, None, &mut |_| ()).unwrap();
+    let rungs = family.rungs(&dense, &SHARES, 1.0, &mut |_| ()).unwrap();
     assert_eq!(rungs.len(), 7);
     for pair in rungs.windows(2) {
         assert!(pair[0].share > pair[1].share);

@@ -242,7 +242,7 @@ fn add(
         let _ =
             events.try_send(Ok(v1::AddModelEvent { kind: Some(add_model_event::Kind::Progress(progress)) }));
     };
-    let (record, mut changes) = catalog::build(name, new, &shared.config, &mut tell)?;
+    let (record, mut changes) = catalog::build(name, new, &shared.config, &shared.families, &mut tell)?;
     changes.push(records::put(&record));
     let model = view::model(&record);
     shared.commit(&changes, |state| drop(state.models.insert(name.clone(), record)))?;

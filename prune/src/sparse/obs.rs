@@ -2,7 +2,7 @@
 //! then layer after layer its weights are chosen and fitted on what the pruned net feeds it.
 
 use faer::Mat;
-use secateur_common::Metric;
+use secateur_common::{Metric, Violation};
 use secateur_model::{Graph, Tensor, cost, fold, groups};
 
 use super::densities::{Candidate, after, path};
@@ -42,28 +42,52 @@ pub(crate) fn prune(
     }
     let goal = Goal::new(&graph, request)?;
     let ready = Ready { graph: &graph, observed: &observed, layers, pattern: request.pattern };
-    let shares = match request.pattern {
-        Pattern::NOfM { keep, of } => vec![vec![keep as f64 / of as f64; ready.layers.len()]],
-        Pattern::Block(_) => ready.shares(&goal, progress)?,
+    let way = match request.pattern {
+        Pattern::NOfM { keep, of } => Way::Fixed(keep as f64 / of as f64),
+        Pattern::Block(_) => ready.way(&goal, progress)?,
     };
-    // Bytes are known only once the values are there: the ways down are tried until one holds.
-    let mut broken = None;
-    for shares in shares {
-        let pruned = ready.fitted(&shares, progress)?;
-        match violations(&pruned, &request.budget, sizer)?.first() {
-            None => {
+    let layers = ready.layers.len();
+    let mut at = way.first();
+    if goal.bytes {
+        at = ready.rough_start(&way, at, request, sizer)?;
+    }
+    loop {
+        let pruned = ready.fitted(&way.shares(layers, at), progress)?;
+        match (violations(&pruned, &request.budget, sizer)?.first(), at < way.last()) {
+            (None, _) => {
                 return Ok(Pruned { graph: pruned, method: Method::Obs, kept: Vec::new(), threshold: None });
             }
-            Some(&violation) => broken = Some(violation),
+            // A fit's values take more or fewer bytes than those it began with.
+            (Some(_), true) => at = (at + way.last().div_ceil(48)).min(way.last()),
+            (Some(&Violation { metric, limit, actual }), false) => {
+                return Err(PruneError::Infeasible { metric, limit, smallest: actual });
+            }
         }
     }
-    match broken {
-        Some(violation) => Err(PruneError::Infeasible {
-            metric: violation.metric,
-            limit: violation.limit,
-            smallest: violation.actual,
-        }),
-        None => Err(PruneError::NoTarget),
+}
+
+/// The densities that layers may have, one after the other.
+enum Way {
+    /// All layers at one share.
+    Fixed(f64),
+    /// Moves of single layers, of which so many are needed for what is known before a fit.
+    Moves(Vec<(usize, usize)>, usize),
+}
+
+impl Way {
+    fn first(&self) -> usize {
+        if let Self::Moves(_, first) = self { *first } else { 0 }
+    }
+
+    fn last(&self) -> usize {
+        if let Self::Moves(moves, _) = self { moves.len() } else { 0 }
+    }
+
+    fn shares(&self, layers: usize, at: usize) -> Vec<f64> {
+        match self {
+            Self::Fixed(share) => vec![*share; layers],
+            Self::Moves(moves, _) => after(layers, &moves[..at]),
+        }
     }
 }
 
@@ -120,9 +144,8 @@ struct Ready<'a> {
 }
 
 impl Ready<'_> {
-    /// Shares of each layer's weights at which what is known before a fit holds, and, for a limit on bytes, ever lower
-    /// ones.
-    fn shares(&self, goal: &Goal, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<f64>>, PruneError> {
+    /// The way down, and from where on what is known before a fit holds.
+    fn way(&self, goal: &Goal, progress: &mut dyn FnMut(Progress)) -> Result<Way, PruneError> {
         let analysis = cost::analyse(self.graph).map_err(unrunnable)?;
         let mut candidates = Vec::new();
         let points = self.points(progress)?;
@@ -147,15 +170,34 @@ impl Ready<'_> {
                 && goal.weights.is_none_or(|limit| weights - gone(|c| c.elements) <= limit)
         };
         let first = (0..=moves.len()).find(|&count| holds(&after(candidates.len(), &moves[..count])));
-        let Some(first) = first else {
-            let end = after(candidates.len(), &moves);
-            return Ok(vec![end]);
-        };
-        let counts: Vec<usize> = match goal.bytes {
-            false => vec![first],
-            true => (0..24).map(|at| first + (moves.len() - first) * at / 23).collect(),
-        };
-        Ok(counts.into_iter().map(|count| after(candidates.len(), &moves[..count])).collect())
+        let first = first.unwrap_or(moves.len());
+        Ok(Way::Moves(moves, first))
+    }
+
+    /// From where on the bytes hold, the largest weights of each layer taken for those that will stay.
+    fn rough_start(
+        &self,
+        way: &Way,
+        first: usize,
+        request: &Request<'_>,
+        sizer: Sizer<'_>,
+    ) -> Result<usize, PruneError> {
+        let limit = request.budget.get(Metric::ModelBytes).unwrap_or(f64::INFINITY);
+        let (mut low, mut high) = (first, way.last());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut rough = self.graph.clone();
+            for (seen, share) in self.layers.iter().zip(way.shares(self.layers.len(), middle)) {
+                let weights = rough.initializers.get_mut(&seen.layer.weights).and_then(Tensor::as_f32_mut);
+                let Some(weights) = weights.filter(|_| share < 1.0) else { continue };
+                let mut sizes: Vec<f32> = weights.iter().map(|weight| weight.abs()).collect();
+                let gone = (((1.0 - share) * sizes.len() as f64) as usize).min(sizes.len() - 1);
+                let least = *sizes.select_nth_unstable_by(gone, f32::total_cmp).1;
+                weights.iter_mut().filter(|weight| weight.abs() < least).for_each(|weight| *weight = 0.0);
+            }
+            if sizer(&rough).get() as f64 <= limit { high = middle } else { low = middle + 1 }
+        }
+        Ok(low)
     }
 
     /// For each layer, shares kept and the divergence with nothing else pruned.

@@ -228,3 +228,60 @@ impl Problem<'_> {
         self.fit(support, false).map(|(weights, _)| weights)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secateur_common::probe_input;
+
+    use super::*;
+
+    fn random(seed: u64, rows: usize, columns: usize) -> Mat<f64> {
+        let values = probe_input(seed, rows * columns);
+        Mat::from_fn(rows, columns, |i, j| f64::from(values[i * columns + j]) - 0.5)
+    }
+
+    /// A problem whose best weights are `truth`.
+    fn block(truth: &Mat<f64>) -> Block {
+        let x = random(9, 200, truth.nrows());
+        let gram = Mat::from_fn(truth.nrows(), truth.nrows(), |i, j| {
+            (0..200).map(|r| x[(r, i)] * x[(r, j)]).sum::<f64>() + if i == j { 1e-6 } else { 0.0 }
+        });
+        let cross = &gram * truth;
+        Block { gram, cross }
+    }
+
+    #[test]
+    fn weights_that_alone_make_the_targets_are_found() {
+        let noise = random(4, 13, 6);
+        let truth =
+            Mat::from_fn(13, 6, |i, o| if i == 12 || (i + o) % 4 == 0 { noise[(i, o)] + 1.0 } else { 0.0 });
+        let blocks = [block(&truth)];
+        let problem = Problem { blocks: &blocks, pattern: Pattern::default() };
+        let point = problem.prune(&[0.5, 0.25]).unwrap().pop().unwrap();
+        for (i, o) in (0..13).flat_map(|i| (0..6).map(move |o| (i, o))) {
+            assert!((point.weights[0][(i, o)] - truth[(i, o)]).abs() < 1e-6, "at {i}, {o}");
+        }
+    }
+
+    #[test]
+    fn shares_and_patterns_are_kept() {
+        let blocks = [block(&random(5, 17, 8)), block(&random(6, 17, 8))];
+        for pattern in [Pattern::Block(1), Pattern::Block(4), Pattern::NOfM { keep: 2, of: 4 }] {
+            let points = Problem { blocks: &blocks, pattern }.prune(&[0.75, 0.5]).unwrap();
+            for (point, share) in points.iter().zip([0.75, 0.5]) {
+                let kept: usize = point.support.inputs.iter().map(Vec::len).sum();
+                assert_eq!(kept, (point.support.inputs.len() as f64 * 16.0 * share) as usize, "{pattern:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn patterns_are_read() {
+        assert_eq!("single".parse::<Pattern>().unwrap(), Pattern::Block(1));
+        assert_eq!("8x1".parse::<Pattern>().unwrap(), Pattern::Block(8));
+        assert_eq!("2:4".parse::<Pattern>().unwrap(), Pattern::NOfM { keep: 2, of: 4 });
+        for bad in ["", "0x1", "4:2", "4:4", "x1", "2:999"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
+        }
+    }
+}
