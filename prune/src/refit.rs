@@ -113,7 +113,12 @@ fn fit(
     let kept = cut.inputs(&seen.layer);
     for block in 0..layer.blocks {
         let Some(rows) = layer.unroll(graph, &x, &seen.sampling, 0, block) else { return Ok(()) };
-        let Some(present) = prior(graph, cut, seen, layer, block, &kept, &outputs) else { return Ok(()) };
+        // Where few inputs may change, the others must stay what the device holds.
+        let present = match inputs < layer.width {
+            true => layer.matrix(graph, block),
+            false => prior(graph, cut, seen, layer, block, &kept, &outputs),
+        };
+        let Some(present) = present else { return Ok(()) };
         let columns: Vec<usize> = (block * each..(block + 1) * each).collect();
         let added = added.as_ref().map(|added| chosen(added, layer.outputs, &columns));
         let regression = Regression {

@@ -5,7 +5,7 @@ mod small;
 
 use proptest::prelude::*;
 use secateur_common::{Budget, Metric};
-use secateur_model::{Graph, Tensor, cost, eval};
+use secateur_model::{Dim, Graph, Tensor, cost, eval};
 use secateur_prune::{Method, Moments, Pattern, PruneError, Structure, prune};
 
 fn half_of_the_macs() -> Budget {
@@ -90,6 +90,23 @@ fn poor_calibration_data_does_no_harm() {
             assert!(small::all_finite(&pruned.graph));
         }
     }
+}
+
+#[test]
+fn a_net_exported_for_single_samples_is_observed_in_batches() {
+    let mut dense = small::net();
+    let fixed = |dims: Option<&mut Vec<Dim>>| dims.into_iter().for_each(|dims| dims[0] = Dim::Fixed(1));
+    fixed(dense.inputs[0].shape.as_mut());
+    fixed(dense.outputs[0].shape.as_mut());
+    let at = dense.nodes.iter().position(|node| node.op == "Flatten").unwrap();
+    dense.nodes[at] = small::node("Reshape", &["p", "target"], "f", &[]);
+    dense.initializers.insert("target".into(), Tensor::i64([2], vec![1, -1]).unwrap());
+    let images = small::images(64);
+    let asked = small::request(Method::Obs, Structure::Channels, half_of_the_macs(), Some(&images));
+    let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+    let one = images.gathered(0, &[5]);
+    let values = eval::run(&pruned.graph, &[("x", &one)], &["y"]).unwrap();
+    assert_eq!(values["y"].shape(), [1, 5]);
 }
 
 #[test]

@@ -11,7 +11,34 @@ use crate::{Graph, Node, Tensor, fold};
 pub fn prepare(graph: &mut Graph) {
     fold::constants(graph);
     fix_lengths(graph);
+    free_batch(graph);
     unshare(graph);
+}
+
+/// Lets a `Reshape` to a batch of one keep the batch that comes, so that a graph exported for single samples takes
+/// several as well.
+fn free_batch(graph: &mut Graph) {
+    let Ok(shapes) = shape::infer(graph, 1) else { return };
+    for index in 0..graph.nodes.len() {
+        let node = &graph.nodes[index];
+        let single =
+            node.input(0).and_then(|name| shapes.get(name)).is_some_and(|shape| shape.first() == Some(&1));
+        let target = node.input(1).and_then(|name| graph.initializers.get(name)).and_then(Tensor::as_i64);
+        let Some([1, rest @ ..]) =
+            target.filter(|_| node.is("Reshape") && single && node.int("allowzero", 0) == 0)
+        else {
+            continue;
+        };
+        let copied: Vec<i64> = std::iter::once(0).chain(rest.iter().copied()).collect();
+        let own = format!("{}.target", node.outputs[0]);
+        if let (false, Ok(tensor)) =
+            (graph.initializers.contains_key(&own), Tensor::i64([copied.len()], copied))
+        {
+            graph.initializers.insert(own.clone(), tensor);
+            graph.nodes[index].inputs[1] = own;
+        }
+    }
+    fold::unused(graph);
 }
 
 /// Operators and their inputs that say lengths, bounds or axes: what a cut can put right where they are constants.
