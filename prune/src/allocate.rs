@@ -5,10 +5,13 @@ use secateur_model::Graph;
 use secateur_model::groups::KeepSets;
 
 use crate::channels::Family;
-use crate::measure::first_within;
+use crate::measure::{first_within, violations};
 use crate::path::Path;
 use crate::widths::Prices;
 use crate::{PruneError, Sizer};
+
+/// Channels that are given back, at most.
+const FILLS: usize = 32;
 
 /// A point of a path, and its cut graph.
 pub(crate) type Point = (Path, usize, Graph);
@@ -36,7 +39,7 @@ pub(crate) fn allocate(family: &Family, budget: &Budget, sizer: Sizer<'_>) -> Re
         }
     }
     match (best, refused) {
-        (Some((_, point)), _) => Ok(point),
+        (Some((_, point)), _) => filled(family, budget, sizer, point),
         (None, Some(error)) => Err(error),
         (None, None) => Err(PruneError::NoTarget),
     }
@@ -51,6 +54,35 @@ fn prices(family: &Family, budget: &Budget) -> Vec<Prices> {
         (true, false) => vec![Prices::PARAMETERS, Prices::EVEN],
         (true, true) => vec![Prices::MACS, Prices::PARAMETERS, Prices::EVEN],
     }
+}
+
+/// Gives channels back for which there is room after all: a path overshoots by up to its widest step. What is worth
+/// most comes first, each group once a round.
+fn filled(family: &Family, budget: &Budget, sizer: Sizer<'_>, point: Point) -> Result<Point, PruneError> {
+    let Some(curves) = &family.curves else { return Ok(point) };
+    let mut best = point;
+    for _ in 0..FILLS {
+        let keep = best.0.keep(&family.groups, best.1);
+        let worth = |group: usize| {
+            let gone = family.groups.groups[group].channels - keep[group].len();
+            curves[group][gone] - curves[group][gone - 1]
+        };
+        let mut last = best.0.last_of_each(best.1);
+        last.sort_by(|a, b| worth(b.0).total_cmp(&worth(a.0)));
+        let mut given = false;
+        for (_, at) in last {
+            let (path, steps) = (best.0.put_off(at, best.1), best.1 - 1);
+            let graph = family.build(&path, steps)?;
+            if violations(&graph, budget, sizer)?.is_empty() {
+                (best, given) = ((path, steps, graph), true);
+                break;
+            }
+        }
+        if !given {
+            break;
+        }
+    }
+    Ok(best)
 }
 
 /// What keeping only `keep` loses, were groups independent.

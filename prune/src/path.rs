@@ -1,5 +1,7 @@
 //! The order in which channels of all groups go: one path for a graph, so that all its keep-sets are nested.
 
+use std::collections::BTreeMap;
+
 use secateur_model::groups::{Groups, KeepSets};
 
 use crate::trace::Trace;
@@ -68,6 +70,19 @@ impl Path {
     /// How many steps have a score under `limit`.
     pub(crate) fn under(&self, limit: f64) -> usize {
         self.scores.partition_point(|&score| score < limit)
+    }
+
+    /// For each group that has lost a channel after `steps` steps, the last step that took one.
+    pub(crate) fn last_of_each(&self, steps: usize) -> Vec<(usize, usize)> {
+        let taken = self.steps[..steps].iter().enumerate().map(|(at, &(group, _))| (group, at));
+        taken.collect::<BTreeMap<_, _>>().into_iter().collect()
+    }
+
+    /// The same path with the step at `at` put off to be the last of the first `steps`.
+    pub(crate) fn put_off(&self, at: usize, steps: usize) -> Self {
+        let mut path = self.clone();
+        path.steps[at..steps].rotate_left(1);
+        path
     }
 
     /// What is kept after `steps` steps.

@@ -13,7 +13,7 @@ const DAMPING: f64 = 1e-2;
 /// Rounds in which the inputs that get new weights are chosen.
 const CHOICES: usize = 4;
 /// Rounds in which targets are moved to where an activation does not see the difference.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 10;
 
 /// One block of one layer.
 pub(crate) struct Regression<'a> {
