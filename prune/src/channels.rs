@@ -206,7 +206,7 @@ impl Family {
         match (&self.curves, cost::analyse(&self.graph)) {
             (Some(curves), Ok(analysis)) => {
                 let widths = Widths::new(&self.graph, &analysis, &self.groups, &self.traces);
-                Path::by_gain(&self.traces, curves, &widths, &prices, 1)
+                Path::by_gain(&self.traces, curves, &widths, &prices)
             }
             _ => Path::by_score(&self.traces),
         }

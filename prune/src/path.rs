@@ -31,19 +31,13 @@ impl Path {
     }
 
     /// The stretch first that saves most for what it loses, each group along its trace and its curve of divergence;
-    /// what is saved is weighed by `prices`. Kept channels are multiples of `grid` wherever a stretch ends.
-    pub(crate) fn by_gain(
-        traces: &[Trace],
-        curves: &[Vec<f64>],
-        widths: &Widths,
-        prices: &Prices,
-        grid: usize,
-    ) -> Self {
+    /// what is saved is weighed by `prices`.
+    pub(crate) fn by_gain(traces: &[Trace], curves: &[Vec<f64>], widths: &Widths, prices: &Prices) -> Self {
         let mut gone = vec![0; traces.len()];
         let mut steps = Vec::new();
         let stretch = |group: usize, gone: &[usize]| -> Option<(f64, usize)> {
             let now = widths.saving_base(group, gone, prices);
-            let ends = ends(traces[group].order.len(), gone[group], grid);
+            let ends = ends(traces[group].order.len(), gone[group]);
             let ratio = |end: usize| {
                 let saved = now - widths.with(group, end, gone, prices);
                 saved / (curves[group][end] - curves[group][gone[group]]).max(1e-12)
@@ -94,9 +88,8 @@ impl Path {
 }
 
 /// Where the next stretch of a group may end: near by, and ever farther to see over a hump of its curve.
-fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
+fn ends(channels: usize, gone: usize) -> Vec<usize> {
     let unit = channels.div_ceil(64).max(1);
-    let grid = if channels >= 4 * grid { grid } else { 1 };
     let mut ends = Vec::new();
     let mut far = unit;
     if gone + 1 >= channels {
@@ -104,7 +97,6 @@ fn ends(channels: usize, gone: usize, grid: usize) -> Vec<usize> {
     }
     loop {
         let kept = channels.saturating_sub(gone + far).max(1);
-        let kept = if kept >= grid { kept - kept % grid } else { kept };
         let end = channels - kept;
         if end > gone && ends.last() != Some(&end) {
             ends.push(end);
@@ -123,16 +115,14 @@ mod tests {
     #[test]
     fn stretches_end_ever_farther_off_and_leave_one_channel() {
         for (channels, gone) in [(1, 0), (2, 0), (7, 3), (100, 98), (300, 0), (4096, 17)] {
-            for grid in [1, 4] {
-                let ends = ends(channels, gone, grid);
-                assert!(ends.iter().all(|&end| end > gone && end < channels), "{channels} {gone}");
-                assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
-                assert_eq!(
-                    ends.last().copied(),
-                    (gone + 1 < channels).then_some(channels - 1),
-                    "{channels} {gone}"
-                );
-            }
+            let ends = ends(channels, gone);
+            assert!(ends.iter().all(|&end| end > gone && end < channels), "{channels} {gone}");
+            assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
+            assert_eq!(
+                ends.last().copied(),
+                (gone + 1 < channels).then_some(channels - 1),
+                "{channels} {gone}"
+            );
         }
     }
 
