@@ -50,6 +50,8 @@ enum Command {
     Inspect(offline::inspect::InspectArgs),
     /// Prune a model to a budget
     Prune(offline::prune::PruneArgs),
+    /// Pruning method against method: accuracy, costs and time at several points
+    Compare(offline::compare::CompareArgs),
     /// A model's accuracy on labelled data
     Evaluate(offline::evaluate::EvaluateArgs),
     /// The time of single inferences on this machine
@@ -170,6 +172,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Demo(args) => wait_for(demo::main(args, output)),
         Command::Inspect(args) => offline::inspect::main(&args, output),
         Command::Prune(args) => offline::prune::main(&args, output),
+        Command::Compare(args) => offline::compare::main(&args, output),
         Command::Evaluate(args) => offline::evaluate::main(&args, output),
         Command::Bench(args) => offline::bench::main(&args, output),
         Command::Update(command) => offline::update::main(&command, output),

@@ -10,9 +10,10 @@ fn without_arguments_it_shows_help() {
     let done = secateur(&[]);
     assert!(done.status.success());
     assert!(text(&done.stdout).contains("Usage: secateur"));
-    for command in
-        ["inspect", "prune", "evaluate", "bench", "update", "model", "apply", "device", "plan", "demo"]
-    {
+    for command in [
+        "inspect", "prune", "compare", "evaluate", "bench", "update", "model", "apply", "device", "plan",
+        "demo",
+    ] {
         assert!(text(&done.stdout).contains(command), "help names {command}");
         assert!(secateur(&[command, "--help"]).status.success(), "{command} --help");
     }
@@ -44,6 +45,9 @@ fn wrong_use_is_told_in_two_lines_with_exit_code_2() {
         &["prune", &lenet, "--calibration", &data, "--macs", "many", "-o", out],
         &["prune", &lenet, "--calibration", noise, "--macs", "50%", "-o", out],
         &["prune", &lenet, "--calibration", &data, "--method", "astrology", "--macs", "50%", "-o", out],
+        &["compare", &lenet, "--validation", &data, "--methods", "astrology"],
+        &["compare", &lenet, "--validation", &data, "--points", "many"],
+        &["compare", &lenet, "--validation", &example("calibration.npz"), "--methods", "magnitude"],
         &["update", "apply", "--from", &lenet, noise, "-o", out],
         &["update", "show", noise],
         &["apply", "-f", noise],
@@ -105,6 +109,47 @@ fn every_method_prunes_to_its_budget_and_tells_the_accuracy_of_the_file() {
             assert_eq!(read_again[field], after[field], "{method}: {field}");
         }
     }
+}
+
+#[test]
+fn compare_measures_each_method_at_each_point_and_draws_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("frontier.svg");
+    let plot = plot.to_str().unwrap();
+    let (lenet, data) = (example("lenet5.onnx"), example("validation.npz"));
+    // Without calibration data `obs` reaches nothing and must say so, while the other method goes on.
+    let told = json(&[
+        "compare",
+        &lenet,
+        "--validation",
+        &data,
+        "--methods",
+        "magnitude,obs",
+        "--points",
+        "50%",
+        "--runs",
+        "20",
+        "--plot",
+        plot,
+    ]);
+    let [pruned, refused] = &told["rows"].as_array().unwrap()[..] else { panic!("{told}") };
+    assert_eq!((&pruned["method"], &pruned["structure"]), (&"magnitude".into(), &"channels".into()));
+    let (before, after) = (&told["before"], &pruned["after"]);
+    assert!(number(&after["macs"]) <= 0.5 * number(&before["macs"]), "{told}");
+    let share = number(&after["macs"]) / number(&before["macs"]);
+    assert!((number(&pruned["macs_share"]) - share).abs() < 1e-9, "{told}");
+    assert!(number(&after["latency_p50_us"]) > 0.0 && number(&before["latency_p50_us"]) > 0.0);
+    assert!(refused["reason"].as_str().unwrap().contains("calibration") && refused["after"].is_null());
+
+    let out = folder.path().join("half.onnx");
+    let out = out.to_str().unwrap();
+    let alone =
+        json(&["prune", &lenet, "--validation", &data, "--method", "magnitude", "--macs", "50%", "-o", out]);
+    for (name, value) in alone["after"].as_object().unwrap() {
+        assert_eq!(value, &after[name], "compare and prune agree on {name}");
+    }
+    let drawn = std::fs::read_to_string(plot).unwrap();
+    assert!(drawn.contains(">magnitude</text>") && drawn.contains(">dense</text>") && drawn.len() < 30_000);
 }
 
 #[test]

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use secateur_engine::Session;
 use serde_json::json;
 
-use super::read_model;
-use crate::failure::{Failure, OrFail, Outcome};
+use super::{latency_of, load, read_model};
+use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
 /// `secateur bench`
@@ -31,11 +30,8 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
         let what = format!("cannot bench with {} threads: an inference runs on one", args.threads);
         return Err(Failure::input(what, "leave --threads out, or give 1"));
     }
-    let graph = read_model(&args.model)?;
-    let advice = "give a model that the engine runs (see `secateur inspect`)";
-    let doing = format!("cannot run {}", args.model.display());
-    let session = Session::load(&graph).or_input(&doing, advice)?;
-    let latency = secateur_engine::bench(&session, args.runs as usize).or_work(&doing, advice)?;
+    let session = load(&read_model(&args.model)?, &args.model)?;
+    let latency = latency_of(&session, &args.model, args.runs)?;
     let document = json!({
         "runs": latency.count,
         "threads": args.threads,

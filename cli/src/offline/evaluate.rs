@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{accuracy_of, accuracy_text, read_data, read_model};
-use crate::client::AccuracyView;
+use super::{accuracy_of, accuracy_text, load, read_data, read_model};
 use crate::failure::Outcome;
 use crate::output::Output;
 
@@ -23,6 +22,8 @@ pub(crate) struct EvaluateArgs {
 /// Where a file cannot be read, or the data do not fit the model.
 pub(crate) fn main(args: &EvaluateArgs, output: Output) -> Outcome {
     let (graph, data) = (read_model(&args.model)?, read_data(&args.data)?);
-    let accuracy = AccuracyView::from(accuracy_of(&graph, &args.model, &data, "evaluate")?);
-    output.print(&accuracy, || accuracy_text(&accuracy))
+    let accuracy = accuracy_of(&load(&graph, &args.model)?, &args.model, &data, "evaluate")?;
+    output.print(&accuracy, || {
+        format!("{}, {} of {}", accuracy_text(&accuracy), accuracy.correct, accuracy.samples)
+    })
 }

@@ -1,21 +1,24 @@
-//! The tools that need no coordinator: `inspect`, `prune`, `evaluate`, `bench`, `update`. Each reads files, calls a room
-//! and prints.
+//! The tools that need no coordinator: `inspect`, `prune`, `compare`, `evaluate`, `bench`, `update`. Each reads files,
+//! calls a room and prints.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
+mod plot;
 pub(crate) mod prune;
 pub(crate) mod update;
 
 use std::path::Path;
 
-use secateur_common::{Accuracy, Cost, caps};
+use secateur_common::{Cost, LatencySummary, Micros, caps};
 use secateur_engine::{Dataset, Session};
 use secateur_model::{Graph, cost, onnx};
+use secateur_prune::{PruneError, Pruned, Request};
 use serde::Serialize;
 
 use crate::client::AccuracyView;
-use crate::failure::{OrFail, Outcome};
+use crate::failure::{Failure, OrFail, Outcome, chain};
 use crate::files;
 use crate::progress::Progress;
 
@@ -33,41 +36,79 @@ fn read_data(path: &Path) -> Outcome<Dataset> {
     Dataset::from_npz(&bytes).or_input(format!("cannot read the data {}", path.display()), advice)
 }
 
-/// The cost of `graph`, with the bytes that a device would store.
-fn cost_of(graph: &Graph, path: &Path) -> Outcome<Cost> {
-    let advice = "see `secateur inspect` for the layers whose shapes are known";
-    let analysis = cost::analyse(graph).or_input(format!("cannot cost {}", path.display()), advice)?;
-    Ok(analysis.cost(secateur_update::stored_bytes(graph)))
+/// What runs `graph`.
+fn load(graph: &Graph, path: &Path) -> Outcome<Session> {
+    let advice = "give a model that the engine runs (see `secateur inspect`)";
+    Session::load(graph).or_input(format!("cannot run {}", path.display()), advice)
 }
 
-/// The accuracy of `graph` on all of `data`.
-fn accuracy_of(graph: &Graph, path: &Path, data: &Dataset, stage: &str) -> Outcome<Accuracy> {
-    let advice = "give a model that the engine runs (see `secateur inspect`)";
-    let session = Session::load(graph).or_input(format!("cannot run {}", path.display()), advice)?;
+/// The accuracy of `session` on all of `data`.
+fn accuracy_of(session: &Session, path: &Path, data: &Dataset, stage: &str) -> Outcome<AccuracyView> {
     let mut progress = Progress::new();
     let advice = "give data of the model's input shape, with labels `y` that are classes of its output";
     let told = |done: usize, total: usize| progress.at(stage, done as u64, total as u64);
-    secateur_engine::evaluate(&session, data, told)
-        .or_input(format!("cannot evaluate {}", path.display()), advice)
+    let accuracy = secateur_engine::evaluate(session, data, told);
+    Ok(accuracy.or_input(format!("cannot evaluate {}", path.display()), advice)?.into())
 }
 
-/// Costs, and accuracy where there was data, under the contract's names.
-#[derive(Debug, Serialize)]
+/// The times of `runs` single inferences.
+fn latency_of(session: &Session, path: &Path, runs: u32) -> Outcome<LatencySummary> {
+    let advice = "give a model that the engine runs (see `secateur inspect`)";
+    secateur_engine::bench(session, runs as usize).or_work(format!("cannot run {}", path.display()), advice)
+}
+
+/// Costs, with the bytes that a device would store, and what was measured, under the contract's names.
+#[derive(Clone, Copy, Debug, Serialize)]
 struct Measured {
     #[serde(flatten)]
     cost: Cost,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     accuracy: Option<AccuracyView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_p50_us: Option<Micros>,
 }
 
-/// An accuracy as people read it.
+impl Measured {
+    /// Costs `graph`; nothing is run.
+    fn cost(graph: &Graph, path: &Path) -> Outcome<Self> {
+        let advice = "see `secateur inspect` for the layers whose shapes are known";
+        let analysis = cost::analyse(graph).or_input(format!("cannot cost {}", path.display()), advice)?;
+        let cost = analysis.cost(secateur_update::stored_bytes(graph));
+        Ok(Self { cost, accuracy: None, latency_p50_us: None })
+    }
+}
+
+/// Prunes; `stage` comes before each stage that is told.
+fn prune_as(dense: &Graph, request: &Request<'_>, stage: &str) -> Result<Pruned, PruneError> {
+    let mut progress = Progress::new();
+    let mut told = |at: secateur_prune::Progress| {
+        progress.at(&format!("{stage}{}", at.stage), at.done as u64, at.total as u64);
+    };
+    secateur_prune::prune(dense, request, &secateur_update::stored_bytes, &mut told)
+}
+
+/// What to tell of a pruning that failed.
+fn prune_failure(error: &PruneError, path: &Path) -> Failure {
+    let what = format!("cannot prune {}: {}", path.display(), chain(error));
+    match error {
+        PruneError::OracleFailed { .. } => Failure::work(what, "report this model as a defect"),
+        PruneError::Infeasible { .. } => {
+            Failure::input(what, "give a larger limit, or another method or structure")
+        }
+        _ => {
+            Failure::input(what, "see `secateur prune --help`, and `secateur inspect` for what can be pruned")
+        }
+    }
+}
+
+/// An accuracy with its interval, in per cent.
 fn accuracy_text(accuracy: &AccuracyView) -> String {
-    format!(
-        "{:.2} % ({:.2}–{:.2}), {} of {}",
-        accuracy.accuracy * 100.0,
-        accuracy.accuracy_low * 100.0,
-        accuracy.accuracy_high * 100.0,
-        accuracy.correct,
-        accuracy.samples
-    )
+    let percent =
+        [accuracy.accuracy, accuracy.accuracy_low, accuracy.accuracy_high].map(|share| share * 100.0);
+    format!("{:.2} % ({:.2}–{:.2})", percent[0], percent[1], percent[2])
+}
+
+/// By how many points an accuracy changed.
+fn points_text(before: &AccuracyView, after: &AccuracyView) -> String {
+    format!("{:+.2} points", (after.accuracy - before.accuracy) * 100.0)
 }

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 
-use secateur_common::{Accuracy, Budget, Cost, Limit, Metric};
+use secateur_common::{Budget, Cost, Limit, Metric};
 use secateur_engine::Dataset;
 use secateur_model::{Graph, Tensor, onnx};
-use secateur_prune::{Kept, Method, Pattern, PruneError, Pruned, Request, Structure};
+use secateur_prune::{Kept, Method, Pattern, Pruned, Request, Structure};
 use serde_json::json;
 
-use super::{Measured, accuracy_of, cost_of, read_data, read_model};
+use super::{
+    Measured, accuracy_of, accuracy_text, load, points_text, prune_as, prune_failure, read_data, read_model,
+};
 use crate::budget::BudgetFlags;
-use crate::failure::{Failure, OrFail, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::output::{Align, Output, percent, table};
-use crate::progress::Progress;
 
 /// `secateur prune`
 #[derive(clap::Args, Clone, Debug)]
@@ -64,24 +65,22 @@ pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
     let calibration = args.calibration.as_deref().map(read_data).transpose()?;
     let validation = args.validation.as_deref().map(read_data).transpose()?;
     let before = measure(&dense, args, validation.as_ref(), "evaluate before")?;
-    let (budget, floor) = budget(args, &before.0, before.1)?;
+    let (budget, floor) = budget(args, &before)?;
     let pruned = prune(args, &dense, calibration.as_ref().map(Dataset::inputs), budget)?;
     let after = measure(&pruned.graph, args, validation.as_ref(), "evaluate after")?;
-    check_floor(floor, after.1)?;
+    check_floor(floor, &after)?;
     files::write(&args.out, &onnx::write(&pruned.graph))?;
 
-    let view =
-        |(cost, accuracy): (Cost, Option<Accuracy>)| Measured { cost, accuracy: accuracy.map(Into::into) };
     let document = json!({
         "method": pruned.method.name(),
         "threshold": pruned.threshold,
         "kept": pruned.kept.iter().map(kept_view).collect::<Vec<_>>(),
-        "before": view(before),
-        "after": view(after),
+        "before": before,
+        "after": after,
     });
     output.print(&document, || {
         let method = pruned.method.name();
-        format!("{} by {method}\n{}", args.out.display(), comparison(before, after, &pruned.kept))
+        format!("{} by {method}\n{}", args.out.display(), comparison(&before, &after, &pruned.kept))
     })
 }
 
@@ -89,28 +88,26 @@ fn kept_view(kept: &Kept) -> serde_json::Value {
     json!({ "group": kept.group, "kept": kept.kept, "of": kept.of })
 }
 
-fn measure(
-    graph: &Graph,
-    args: &PruneArgs,
-    validation: Option<&Dataset>,
-    stage: &str,
-) -> Outcome<(Cost, Option<Accuracy>)> {
-    let accuracy = validation.map(|data| accuracy_of(graph, &args.model, data, stage)).transpose()?;
-    Ok((cost_of(graph, &args.model)?, accuracy))
+fn measure(graph: &Graph, args: &PruneArgs, validation: Option<&Dataset>, stage: &str) -> Outcome<Measured> {
+    let accuracy = match validation {
+        Some(data) => Some(accuracy_of(&load(graph, &args.model)?, &args.model, data, stage)?),
+        None => None,
+    };
+    Ok(Measured { accuracy, ..Measured::cost(graph, &args.model)? })
 }
 
 /// The absolute budget for the pruner, and the accuracy to reach, which is judged here.
-fn budget(args: &PruneArgs, dense: &Cost, accuracy: Option<Accuracy>) -> Outcome<(Budget, Option<f64>)> {
+fn budget(args: &PruneArgs, dense: &Measured) -> Outcome<(Budget, Option<f64>)> {
     let mut spec = args.budget.spec();
     let floor = match spec.accuracy_min.take() {
         Some(Limit::Absolute(floor) | Limit::Relative(floor)) => Some(floor),
         None => None,
     };
-    if floor.is_some() && accuracy.is_none() {
+    if floor.is_some() && dense.accuracy.is_none() {
         let what = "--accuracy-min cannot be judged without labelled data";
         return Err(Failure::input(what, "give --validation XY.npz"));
     }
-    let budget = spec.resolve(|metric| dense.metric(metric)).map_err(|metric| {
+    let budget = spec.resolve(|metric| dense.cost.metric(metric)).map_err(|metric| {
         let what =
             format!("a relative {metric} means nothing here: it is known only by measuring on a device");
         Failure::input(what, "give an absolute limit, or let a coordinator prune by what devices measure")
@@ -131,28 +128,16 @@ fn prune(args: &PruneArgs, dense: &Graph, calibration: Option<Tensor>, budget: B
         refit_share: args.refit_share,
         calibration: calibration.as_ref(),
     };
-    let mut progress = Progress::new();
-    let mut told = |at: secateur_prune::Progress| progress.at(at.stage, at.done as u64, at.total as u64);
-    let doing = format!("cannot prune {}", args.model.display());
-    match secateur_prune::prune(dense, &request, &secateur_update::stored_bytes, &mut told) {
-        Err(error @ PruneError::OracleFailed { .. }) => {
-            Err(error).or_work(doing, "report this model as a defect")
-        }
-        Err(error @ PruneError::Infeasible { .. }) => {
-            Err(error).or_input(doing, "give a larger limit, or another method or structure")
-        }
-        result => result
-            .or_input(doing, "see `secateur prune --help`, and `secateur inspect` for what can be pruned"),
-    }
+    prune_as(dense, &request, "").map_err(|error| prune_failure(&error, &args.model))
 }
 
-fn check_floor(floor: Option<f64>, accuracy: Option<Accuracy>) -> Outcome {
-    match (floor, accuracy) {
-        (Some(floor), Some(accuracy)) if accuracy.value() < floor => {
+fn check_floor(floor: Option<f64>, pruned: &Measured) -> Outcome {
+    match (floor, pruned.accuracy) {
+        (Some(floor), Some(view)) if view.accuracy < floor => {
             let show = |value| Metric::AccuracyMin.show(value);
             let what = format!(
                 "pruned to its budget the model reaches {}, not {}",
-                show(accuracy.value()),
+                show(view.accuracy),
                 show(floor)
             );
             Err(Failure::work(what, "give larger limits or a lower --accuracy-min; nothing was written"))
@@ -161,10 +146,10 @@ fn check_floor(floor: Option<f64>, accuracy: Option<Accuracy>) -> Outcome {
     }
 }
 
-fn comparison(before: (Cost, Option<Accuracy>), after: (Cost, Option<Accuracy>), kept: &[Kept]) -> String {
+fn comparison(before: &Measured, after: &Measured, kept: &[Kept]) -> String {
     let columns = [("", Align::Left), ("before", Align::Right), ("after", Align::Right), ("", Align::Right)];
     let row = |name: &str, of: fn(&Cost) -> u64, show: fn(u64) -> String| {
-        let (before, after) = (of(&before.0), of(&after.0));
+        let (before, after) = (of(&before.cost), of(&after.cost));
         vec![name.into(), show(before), show(after), percent(after as f64, before as f64)]
     };
     let bytes = |value| secateur_common::ByteCount(value).to_string();
@@ -175,13 +160,9 @@ fn comparison(before: (Cost, Option<Accuracy>), after: (Cost, Option<Accuracy>),
         row("bytes as stored", |cost| cost.model_bytes.get(), bytes),
         row("peak memory", |cost| cost.peak_memory_bytes.get(), bytes),
     ];
-    if let (Some(before), Some(after)) = (before.1, after.1) {
-        let show = |accuracy: Accuracy| {
-            let (low, high) = accuracy.interval();
-            format!("{:.2} % ({:.2}–{:.2})", accuracy.value() * 100.0, low * 100.0, high * 100.0)
-        };
-        let lost = format!("{:+.2} points", (after.value() - before.value()) * 100.0);
-        rows.push(vec!["accuracy".into(), show(before), show(after), lost]);
+    if let (Some(before), Some(after)) = (&before.accuracy, &after.accuracy) {
+        let lost = points_text(before, after);
+        rows.push(vec!["accuracy".into(), accuracy_text(before), accuracy_text(after), lost]);
     }
     let kept: Vec<_> = kept.iter().map(|kept| format!("{} {}/{}", kept.group, kept.kept, kept.of)).collect();
     let channels =
