@@ -59,14 +59,19 @@ pub(crate) fn score<'a>(method: Method, seed: u64, observed: Option<&'a Observed
     }
 }
 
-/// Drawn at random; what is lost is the share gone, so that every group goes at the same rate.
+/// Drawn at random; the i-th of n loses i / n, so that every group goes at the same rate.
 struct Drawn(Random);
 
 impl Score for Drawn {
     fn trace(&mut self, _: &Graph, group: &Group) -> Trace {
         let mut order: Vec<usize> = (0..group.channels).collect();
         self.0.shuffle(&mut order);
-        let lost = (0..=group.channels).map(|gone| gone as f64 / group.channels as f64).collect();
+        let lost = (0..=group.channels).scan(0.0, |lost, gone| {
+            let now = *lost;
+            *lost += gone as f64 / group.channels as f64;
+            Some(now)
+        });
+        let lost = lost.collect();
         Trace { order, lost }
     }
 }
@@ -274,4 +279,25 @@ fn rms(graph: &Graph, group: &Group) -> Vec<f64> {
         }
     }
     sums.into_iter().map(|(sum, count)| (sum / count.max(1) as f64).sqrt()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Path;
+
+    #[test]
+    fn random_takes_every_group_at_the_same_rate() {
+        let groups = [20, 50, 500].map(|channels| Group { name: String::new(), channels, sites: Vec::new() });
+        let mut drawn = Drawn(Random::new(3));
+        let traces: Vec<Trace> = groups.iter().map(|group| drawn.trace(&Graph::default(), group)).collect();
+        let path = Path::by_score(&traces);
+        let mut all = secateur_model::groups::Groups::default();
+        all.groups = groups.to_vec();
+        let kept: Vec<usize> = path.keep(&all, path.len() / 2).iter().map(Vec::len).collect();
+        assert!(
+            kept[0].abs_diff(10) <= 1 && kept[1].abs_diff(25) <= 1 && kept[2].abs_diff(250) <= 2,
+            "{kept:?}"
+        );
+    }
 }

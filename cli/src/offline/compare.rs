@@ -162,9 +162,14 @@ fn row(
     };
     match prune_as(dense, &request, &format!("{stage}: ")) {
         Ok(pruned) => {
-            let after = measure(args, &pruned.graph, validation, &stage)?;
-            row.macs_share = Some(after.cost.macs.get() as f64 / dense_macs);
-            row.after = Some(after);
+            match measure(args, &pruned.graph, validation, &stage) {
+                Ok(after) => {
+                    row.macs_share = Some(after.cost.macs.get() as f64 / dense_macs);
+                    row.after = Some(after);
+                }
+                // The engine may not run what a plain method leaves: that is a row as well.
+                Err(failure) => row.reason = failure.to_string().lines().next().map(str::to_owned),
+            }
         }
         Err(error) if concerns_all(&error) => return Err(prune_failure(&error, &args.model)),
         Err(error) => row.reason = Some(chain(&error)),
