@@ -6,7 +6,7 @@ use secateur_model::{Graph, eval};
 use crate::divergence::divergence;
 use crate::measure::{cost_of, violations};
 use crate::oracle::unrunnable;
-use crate::{Progress, PruneError, Pruned, Request, Sizer, Structure};
+use crate::{Family, Progress, PruneError, Pruned, Request, Sizer, Structure};
 
 /// Shares of the dense multiply-accumulates to which channels are cut before single weights go.
 const SHARES: [f64; 3] = [1.0, 0.6, 0.35];
@@ -20,17 +20,25 @@ pub(crate) fn prune(
     sizer: Sizer<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    let all = cost_of(dense, None)?.macs.get() as f64;
     let mut best: Option<(f64, Pruned)> = None;
     let mut refused = None;
+    // Taken once for all mixtures; a net without groups may still lose single weights.
+    let family = match Family::new(dense, request.method, request.seed, request.calibration, progress) {
+        Err(PruneError::NothingPrunable { reasons }) => {
+            refused = Some(PruneError::NothingPrunable { reasons });
+            None
+        }
+        other => Some(other?),
+    };
     for share in SHARES {
-        match mixture(dense, request, share * all, sizer, progress) {
-            Ok(pruned) => {
+        match mixture(dense, family.as_ref(), request, share, sizer, progress) {
+            Ok(Some(pruned)) => {
                 let distance = distance(dense, &pruned.graph, request)?;
                 if best.as_ref().is_none_or(|best| distance < best.0) {
                     best = Some((distance, pruned));
                 }
             }
+            Ok(None) => {}
             Err(error @ (PruneError::Infeasible { .. } | PruneError::NothingPrunable { .. })) => {
                 refused = Some(error)
             }
@@ -43,33 +51,36 @@ pub(crate) fn prune(
     }
 }
 
-/// Channels cut to `macs` (and to what only they bring down), then weights to the rest of the budget.
+/// Channels cut to a share of the dense multiply-accumulates (and to what only they bring down), then weights to the
+/// rest of the budget. `None` where channels would have to go and the net has no family.
 fn mixture(
     dense: &Graph,
+    family: Option<&Family>,
     request: &Request<'_>,
-    macs: f64,
+    share: f64,
     sizer: Sizer<'_>,
     progress: &mut dyn FnMut(Progress),
-) -> Result<Pruned, PruneError> {
+) -> Result<Option<Pruned>, PruneError> {
     let mut first = Budget::default();
     if let Some(limit) = request.budget.get(Metric::PeakMemoryBytes) {
         first = first.with(Metric::PeakMemoryBytes, limit);
     }
-    if macs < cost_of(dense, None)?.macs.get() as f64 {
-        first = first.with(Metric::Macs, macs);
+    if share < 1.0 {
+        first = first.with(Metric::Macs, share * cost_of(dense, None)?.macs.get() as f64);
     }
-    let mut narrow =
-        Pruned { graph: dense.clone(), method: request.method, kept: Vec::new(), threshold: None };
-    if !first.is_empty() {
-        let asked = Request { structure: Structure::Channels, budget: first, rate: None, ..request.clone() };
-        narrow = crate::channels::prune(dense, &asked, sizer, progress)?;
-    }
+    let narrow = match (first.is_empty(), family) {
+        (true, _) => {
+            Pruned { graph: dense.clone(), method: request.method, kept: Vec::new(), threshold: None }
+        }
+        (false, Some(family)) => family.to_budget(&first, request.refit_share, sizer, progress)?,
+        (false, None) => return Ok(None),
+    };
     if violations(&narrow.graph, &request.budget, sizer)?.is_empty() {
-        return Ok(narrow);
+        return Ok(Some(narrow));
     }
     let asked = Request { structure: Structure::Weights, ..request.clone() };
     let sparse = crate::sparse::prune(&narrow.graph, &asked, sizer, progress)?;
-    Ok(Pruned { kept: narrow.kept, ..sparse })
+    Ok(Some(Pruned { kept: narrow.kept, ..sparse }))
 }
 
 fn distance(dense: &Graph, variant: &Graph, request: &Request<'_>) -> Result<f64, PruneError> {
