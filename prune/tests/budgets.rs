@@ -2,26 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod small;
+
 use secateur_common::{Budget, ByteCount, Metric};
 use secateur_model::{Graph, Tensor, cost, onnx};
-use secateur_prune::{Family, Method, Pattern, PruneError, Request, SHARES, Structure, prune};
+use secateur_prune::{Family, Method, PruneError, SHARES, Structure, prune};
+use small::request;
 
 fn lenet5() -> Graph {
     onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap()
-}
-
-fn request(method: Method, structure: Structure, budget: Budget) -> Request<'static> {
-    Request {
-        method,
-        structure,
-        pattern: Pattern::default(),
-        budget,
-        rate: None,
-        threshold: None,
-        seed: 7,
-        refit_share: 1.0,
-        calibration: None,
-    }
 }
 
 fn bytes(graph: &Graph) -> ByteCount {
@@ -34,7 +23,7 @@ fn every_method_meets_several_budgets_at_once() {
     let budget = Budget::default().with(Metric::Macs, 1.2e6).with(Metric::ModelBytes, 600_000.0);
     for method in [Method::Random, Method::Magnitude, Method::Threshold] {
         let pruned =
-            prune(&dense, &request(method, Structure::Channels, budget.clone()), &bytes, &mut |_| ())
+            prune(&dense, &request(method, Structure::Channels, budget.clone(), None), &bytes, &mut |_| ())
                 .unwrap();
         let cost = cost::analyse(&pruned.graph).unwrap().cost(bytes(&pruned.graph));
         assert_eq!(budget.violations(|metric| cost.metric(metric)), [], "{method:?}");
@@ -46,7 +35,7 @@ fn every_method_meets_several_budgets_at_once() {
 fn an_impossible_budget_is_named() {
     let budget = Budget::default().with(Metric::Macs, 1e9).with(Metric::ModelBytes, 10.0);
     let refused =
-        prune(&lenet5(), &request(Method::Magnitude, Structure::Channels, budget), &bytes, &mut |_| ());
+        prune(&lenet5(), &request(Method::Magnitude, Structure::Channels, budget, None), &bytes, &mut |_| ());
     match refused.unwrap_err() {
         PruneError::Infeasible { metric: Metric::ModelBytes, smallest, .. } => assert!(smallest > 10.0),
         other => panic!("{other}"),
@@ -56,7 +45,7 @@ fn an_impossible_budget_is_named() {
 #[test]
 fn weights_under_the_threshold_are_zero_and_no_others() {
     let dense = lenet5();
-    let mut asked = request(Method::Threshold, Structure::Weights, Budget::default());
+    let mut asked = request(Method::Threshold, Structure::Weights, Budget::default(), None);
     asked.threshold = Some(0.02);
     let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
     for (name, before) in dense.initializers.iter().filter(|(_, t)| t.shape().len() > 1) {
@@ -87,7 +76,7 @@ fn numbers_that_are_none_are_refused() {
     broken.initializers.get_mut(&name).and_then(Tensor::as_f32_mut).unwrap()[0] = f32::NAN;
     let budget = Budget::default().with(Metric::Macs, 1e6);
     let refused =
-        prune(&broken, &request(Method::Magnitude, Structure::Channels, budget), &bytes, &mut |_| ());
+        prune(&broken, &request(Method::Magnitude, Structure::Channels, budget, None), &bytes, &mut |_| ());
     assert!(matches!(refused, Err(PruneError::NonFiniteWeight { .. })));
 }
 
@@ -106,8 +95,8 @@ fn the_refit_brings_the_logits_back() {
     };
     let expected = logits(&dense);
     let error = |method| {
-        let mut asked = request(method, Structure::Channels, Budget::default().with(Metric::Macs, 1.1e6));
-        asked.calibration = Some(&inputs);
+        let budget = Budget::default().with(Metric::Macs, 1.1e6);
+        let asked = request(method, Structure::Channels, budget, Some(&inputs));
         let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
         logits(&pruned.graph).iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
     };
