@@ -1,11 +1,17 @@
-//! Runs a variant: lowers its graph to tract, evaluates and times it, and reads labelled data.
+//! Runs a variant: compiles its graph to a plan of fused dense and sparse kernels (or hands it to tract), evaluates and
+//! times it, and reads labelled data.
 //!
-//! Architecture invariant: no file, socket or random source; the clock is read to time inferences and for nothing else.
-#![forbid(unsafe_code)]
+//! Architecture invariant: no file, socket or random source; the clock is read to time inferences and kernels and for
+//! nothing else. `unsafe` stays in `kernels`.
+#![deny(unsafe_code)]
 
 mod dataset;
+mod kernels;
 mod measure;
+mod plan;
 mod session;
+#[cfg(feature = "tract")]
+mod tract;
 
 pub use dataset::{Dataset, DatasetError};
 pub use measure::{bench, evaluate};

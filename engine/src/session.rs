@@ -1,20 +1,33 @@
 //! A loaded variant, one inference at a time.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
-use secateur_model::{Dim, Graph, onnx};
-use tract_onnx::prelude::*;
+use secateur_model::{Dim, Graph};
+
+use crate::plan::{Arena, Plan};
+#[cfg(feature = "tract")]
+use crate::tract::Fallback;
 
 /// A variant that is ready to run, at batch 1.
 pub struct Session {
-    model: Arc<TypedRunnableModel>,
+    runner: Runner,
     input_shape: Vec<usize>,
+    fallback_reason: Option<String>,
+}
+
+enum Runner {
+    /// The plan, and the memory of a run; one run at a time has it.
+    Plan(Box<Plan>, Mutex<Arena>),
+    #[cfg(feature = "tract")]
+    Tract(Fallback),
 }
 
 /// What runs a variant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
+    /// The compiled plan.
+    Plan,
     /// tract, whole graph.
     Tract,
 }
@@ -27,6 +40,8 @@ pub enum EngineError {
     Inputs(usize),
     #[error("the shape of input `{0}` is not known")]
     UnknownShape(String),
+    #[error("this program is built without tract, and the plan does not cover the model: {0}")]
+    NotCovered(String),
     #[error("tract cannot run the model: {0}")]
     Tract(String),
     #[error("the input has {found} values, not {expected}")]
@@ -40,35 +55,25 @@ pub enum EngineError {
 }
 
 impl Session {
-    /// Lowers `graph`.
+    /// Compiles `graph`, trying kernels on this machine; what the plan does not cover runs on tract.
     ///
     /// # Errors
-    /// Where it has not one input of known shape, or tract cannot run it.
+    /// Where it has not one input of known shape, or neither can run it.
     pub fn load(graph: &Graph) -> Result<Self, EngineError> {
-        let [input] = &graph.inputs[..] else { return Err(EngineError::Inputs(graph.inputs.len())) };
-        let unknown = || EngineError::UnknownShape(input.name.clone());
-        let dims = input.shape.as_deref().ok_or_else(unknown)?;
-        let length = |(axis, dim): (usize, &Dim)| match dim {
-            Dim::Fixed(length) => Some(*length),
-            Dim::Symbol(_) if axis == 0 => Some(1),
-            Dim::Symbol(_) => None,
-        };
-        let mut shape: Vec<usize> =
-            dims.iter().enumerate().map(length).collect::<Option<_>>().ok_or_else(unknown)?;
-        if let Some(batch) = shape.first_mut() {
-            *batch = 1;
+        let input_shape = input_shape(graph)?;
+        match Plan::compile(graph) {
+            Ok(plan) => {
+                let arena = Mutex::new(plan.arena());
+                Ok(Self { runner: Runner::Plan(Box::new(plan), arena), input_shape, fallback_reason: None })
+            }
+            #[cfg(feature = "tract")]
+            Err(reason) => {
+                let runner = Runner::Tract(Fallback::load(graph, &input_shape)?);
+                Ok(Self { runner, input_shape, fallback_reason: Some(reason) })
+            }
+            #[cfg(not(feature = "tract"))]
+            Err(reason) => Err(EngineError::NotCovered(reason)),
         }
-        let failed = |error: TractError| EngineError::Tract(format!("{error:#}"));
-        let bytes = onnx::write(graph);
-        let lower = || {
-            tract_onnx::onnx()
-                .model_for_read(&mut &bytes[..])
-                .and_then(|model| model.with_input_fact(0, f32::fact(&shape).into()))
-                .and_then(|model| model.into_optimized())
-                .and_then(|model| model.into_runnable())
-        };
-        let model = caught(lower)?.map_err(failed)?;
-        Ok(Self { model, input_shape: shape })
     }
 
     /// The shape of the input, batch 1 included.
@@ -78,7 +83,25 @@ impl Session {
 
     /// What runs it.
     pub fn backend(&self) -> Backend {
-        Backend::Tract
+        match self.runner {
+            Runner::Plan(..) => Backend::Plan,
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => Backend::Tract,
+        }
+    }
+
+    /// Why the plan does not cover the graph, where tract runs it: for people.
+    pub fn fallback_reason(&self) -> Option<&str> {
+        self.fallback_reason.as_deref()
+    }
+
+    /// Bytes of packed weights and of the activations of a run; unknown on tract.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        match &self.runner {
+            Runner::Plan(plan, _) => Some(plan.weight_bytes() + plan.arena_bytes()),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => None,
+        }
     }
 
     /// The first output for one input.
@@ -87,27 +110,49 @@ impl Session {
     /// Where the input has not as many values as the shape asks for.
     pub fn run(&self, input: &[f32]) -> Result<Vec<f32>, EngineError> {
         let expected = self.input_shape.iter().product();
+        let wrong = EngineError::WrongInput { expected, found: input.len() };
         if input.len() != expected {
-            return Err(EngineError::WrongInput { expected, found: input.len() });
+            return Err(wrong);
         }
-        let failed = |error: TractError| EngineError::Tract(format!("{error:#}"));
-        let tensor = tract_onnx::prelude::Tensor::from_shape(&self.input_shape, input).map_err(failed)?;
-        let outputs = caught(|| self.model.run(tvec!(tensor.into())))?.map_err(failed)?;
-        let output = outputs[0].cast_to::<f32>().map_err(failed)?;
-        output
-            .try_as_plain_ram()
-            .and_then(|plain| plain.as_slice::<f32>().map(<[f32]>::to_vec))
-            .map_err(failed)
+        match &self.runner {
+            Runner::Plan(plan, arena) => {
+                let mut arena = arena.lock().unwrap_or_else(|poisoned| {
+                    // A run that panicked may have left its memory in pieces.
+                    let mut arena = PoisonError::into_inner(poisoned);
+                    *arena = plan.arena();
+                    arena
+                });
+                plan.run(&mut arena, input).ok_or(wrong)
+            }
+            #[cfg(feature = "tract")]
+            Runner::Tract(fallback) => fallback.run(input),
+        }
     }
 }
 
-/// tract panics on some graphs; that is an error here, and no reason for a program to end.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| EngineError::Tract("it panicked".into()))
+/// The input's shape at batch 1.
+fn input_shape(graph: &Graph) -> Result<Vec<usize>, EngineError> {
+    let [input] = &graph.inputs[..] else { return Err(EngineError::Inputs(graph.inputs.len())) };
+    let unknown = || EngineError::UnknownShape(input.name.clone());
+    let dims = input.shape.as_deref().ok_or_else(unknown)?;
+    let length = |(axis, dim): (usize, &Dim)| match dim {
+        Dim::Fixed(length) => Some(*length),
+        Dim::Symbol(_) if axis == 0 => Some(1),
+        Dim::Symbol(_) => None,
+    };
+    let mut shape: Vec<usize> =
+        dims.iter().enumerate().map(length).collect::<Option<_>>().ok_or_else(unknown)?;
+    if let Some(batch) = shape.first_mut() {
+        *batch = 1;
+    }
+    Ok(shape)
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tract")
+        f.write_str(match self {
+            Self::Plan => "plan",
+            Self::Tract => "tract",
+        })
     }
 }

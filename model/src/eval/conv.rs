@@ -8,15 +8,16 @@ use super::{Call, Depth, Fault, zeros, zeros_count};
 use crate::{Node, Tensor};
 
 /// The window of a convolution or pool over two spatial axes. One-dimensional ones have a height of 1.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) kernel: [usize; 2],
-    pub(crate) stride: [usize; 2],
-    pub(crate) dilation: [usize; 2],
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Window {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub dilation: [usize; 2],
     /// Rows above and columns left.
-    pub(crate) pad: [usize; 2],
-    pub(crate) input: [usize; 2],
-    pub(crate) output: [usize; 2],
+    pub pad: [usize; 2],
+    pub input: [usize; 2],
+    pub output: [usize; 2],
 }
 
 /// Spatial dimensions as two, with a height of 1 where there is one.
@@ -94,7 +95,7 @@ impl Window {
     }
 
     /// The input position that kernel offset `k` meets at output `o` along `axis`, unless it is padding.
-    pub(crate) fn at(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
+    pub fn at(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
         (o * self.stride[axis] + k * self.dilation[axis])
             .checked_sub(self.pad[axis])
             .filter(|&position| position < self.input[axis])
@@ -102,7 +103,7 @@ impl Window {
 
     /// The kernel offsets that meet the input and not its padding at output `o` along `axis`: as many as the input is
     /// long, at most, whatever the kernel.
-    pub(crate) fn met(&self, axis: usize, o: usize) -> Range<usize> {
+    pub fn met(&self, axis: usize, o: usize) -> Range<usize> {
         let offset_of = |padded: usize| {
             padded.saturating_sub(o * self.stride[axis]).div_ceil(self.dilation[axis]).min(self.kernel[axis])
         };

@@ -28,6 +28,7 @@ use secateur_common::caps;
 use crate::tensor::element_count;
 use crate::{DType, Graph, Node, Tensor, TensorData, TensorError};
 
+pub use conv::Window;
 pub(crate) use elementwise::{broadcast_indices, broadcast_shape};
 
 /// Why a graph could not be run.
@@ -48,6 +49,16 @@ pub enum EvalError {
 pub(crate) enum Fault {
     Unknown,
     Problem(String),
+}
+
+impl Fault {
+    fn at(self, node: &Node) -> EvalError {
+        let (op, node) = (node.op.clone(), node.label());
+        match self {
+            Self::Unknown => EvalError::UnknownOperator { node, op },
+            Self::Problem(problem) => EvalError::Node { node, op, problem },
+        }
+    }
 }
 
 impl From<String> for Fault {
@@ -123,6 +134,14 @@ impl<'a> Call<'a> {
             }
         }
     }
+}
+
+/// The window of a convolution or pool: `kernel` as its weights or attribute say, over the spatial axes `input`.
+///
+/// # Errors
+/// Where the attributes make none.
+pub fn window(node: &Node, kernel: &[usize], input: &[usize]) -> Result<Window, EvalError> {
+    Window::of(node, kernel, input).map_err(|fault| fault.at(node))
 }
 
 /// Runs `graph` on `inputs` and returns the values named in `fetch` (any value of the graph).
@@ -246,10 +265,7 @@ pub(crate) fn compute(
         };
         inputs.push(tensor);
     }
-    apply(&Call { node, inputs, opset: graph.opset(), depth }).map_err(|fault| match fault {
-        Fault::Unknown => EvalError::UnknownOperator { node: node.label(), op: node.op.clone() },
-        Fault::Problem(problem) => EvalError::Node { node: node.label(), op: node.op.clone(), problem },
-    })
+    apply(&Call { node, inputs, opset: graph.opset(), depth }).map_err(|fault| fault.at(node))
 }
 
 fn apply(call: &Call<'_>) -> Result<Vec<Tensor>, Fault> {

@@ -1,0 +1,175 @@
+//! A matrix times one vector: dense, sparse in blocks of eight outputs, or sparse row by row.
+
+use super::bodies::{BlockArgs, CHAINS, RowArgs};
+use super::simd::LANES;
+use super::{Aligned, Clamp, Isa};
+
+/// How a matrix is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Storage {
+    /// All weights, in blocks of up to 32 outputs.
+    Dense,
+    /// Blocks of eight outputs, each with the inputs that any of them reads.
+    Blocks,
+    /// Rows, each with its nonzero weights.
+    Rows,
+}
+
+/// Outputs that are computed together.
+struct Block {
+    vectors: usize,
+    outputs: std::ops::Range<usize>,
+    indices: std::ops::Range<usize>,
+    weights: usize,
+}
+
+/// A packed matrix with its bias.
+pub(crate) struct Matrix {
+    storage: Storage,
+    blocks: Vec<Block>,
+    indices: Vec<u32>,
+    /// For rows: where each starts; the last is the end.
+    starts: Vec<usize>,
+    columns: Vec<u16>,
+    weights: Aligned,
+    /// Padded to whole blocks.
+    bias: Aligned,
+    clamp: Clamp,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Matrix {
+    /// Packs `weights`, `[bias.len(), inputs]` row-major; `None` where the storage cannot hold it.
+    pub(crate) fn new(
+        storage: Storage,
+        weights: &[f32],
+        bias: &[f32],
+        inputs: usize,
+        clamp: Clamp,
+    ) -> Option<Self> {
+        let outputs = bias.len();
+        let mut padded = bias.to_vec();
+        padded.resize(outputs + 4 * LANES, 0.0);
+        let mut packed = Self {
+            storage,
+            blocks: Vec::new(),
+            indices: Vec::new(),
+            starts: Vec::new(),
+            columns: Vec::new(),
+            weights: Aligned::default(),
+            bias: Aligned::from_slice(&padded),
+            clamp,
+            inputs,
+            outputs,
+        };
+        match storage {
+            Storage::Rows if inputs > usize::from(u16::MAX) + 1 => return None,
+            Storage::Rows => packed.pack_rows(weights),
+            Storage::Dense | Storage::Blocks => packed.pack_blocks(weights),
+        }
+        Some(packed)
+    }
+
+    fn pack_rows(&mut self, weights: &[f32]) {
+        let mut kept = Vec::new();
+        self.starts.push(0);
+        for row in weights.chunks_exact(self.inputs.max(1)) {
+            for (column, &weight) in row.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+                kept.push(weight);
+                self.columns.push(column as u16);
+            }
+            let whole = kept.len().next_multiple_of(CHAINS);
+            kept.resize(whole, 0.0);
+            self.columns.resize(whole, 0);
+            self.starts.push(whole);
+        }
+        // A matrix without inputs has rows all the same.
+        self.starts.resize(self.outputs + 1, kept.len());
+        self.weights = Aligned::from_slice(&kept);
+    }
+
+    fn pack_blocks(&mut self, weights: &[f32]) {
+        let dense = self.storage == Storage::Dense;
+        let at = |output: usize, input: usize| {
+            if output < self.outputs { weights[output * self.inputs + input] } else { 0.0 }
+        };
+        let (mut kept, mut first) = (Vec::new(), 0);
+        while first < self.outputs {
+            let vectors = match (dense, (self.outputs - first).div_ceil(LANES)) {
+                (false, _) | (_, 1) => 1,
+                (_, 2) => 2,
+                _ => 4,
+            };
+            let outputs = first..first + vectors * LANES;
+            let (start, from) = (kept.len(), self.indices.len());
+            for input in 0..self.inputs {
+                if dense || outputs.clone().any(|output| at(output, input) != 0.0) {
+                    kept.extend(outputs.clone().map(|output| at(output, input)));
+                    if !dense {
+                        self.indices.push(input as u32);
+                    }
+                }
+            }
+            let end = outputs.end.min(self.outputs);
+            let indices = from..self.indices.len();
+            self.blocks.push(Block { vectors, outputs: first..end, indices, weights: start });
+            first = end;
+        }
+        self.weights = Aligned::from_slice(&kept);
+    }
+
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * (self.weights.len() + self.indices.len() + self.bias.len())
+            + 2 * self.columns.len()
+            + 8 * self.starts.len()
+    }
+
+    /// Computes `output` from `input`.
+    ///
+    /// # Panics
+    /// Where a slice is shorter than the matrix asks for.
+    pub(crate) fn run(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
+        let (input, output) = (&input[..self.inputs], &mut output[..self.outputs]);
+        if self.storage == Storage::Rows { self.run_rows(isa, input, output) } else { self.run_blocks(isa, input, output) }
+    }
+
+    fn run_rows(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
+        let row = isa.row();
+        for (index, output) in output.iter_mut().enumerate() {
+            let span = self.starts[index]..self.starts[index + 1];
+            let args = RowArgs {
+                input: input.as_ptr(),
+                indices: self.columns[span.clone()].as_ptr(),
+                weights: self.weights[span.clone()].as_ptr(),
+                len: span.len(),
+            };
+            // SAFETY: `pack_rows` took columns below `inputs`, which `input` has, and padded to whole chains.
+            let sum = self.bias[index] + unsafe { row(&args) };
+            // In this order NaN stays NaN.
+            let floor = if sum < self.clamp.low { self.clamp.low } else { sum };
+            *output = if floor > self.clamp.high { self.clamp.high } else { floor };
+        }
+    }
+
+    fn run_blocks(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
+        let dense = self.storage == Storage::Dense;
+        for block in &self.blocks {
+            let indices = &self.indices[block.indices.clone()];
+            let args = BlockArgs {
+                input: input.as_ptr(),
+                indices: if dense { std::ptr::null() } else { indices.as_ptr() },
+                weights: self.weights[block.weights..].as_ptr(),
+                len: if dense { self.inputs } else { indices.len() },
+                bias: self.bias[block.outputs.start..].as_ptr(),
+                output: output[block.outputs.clone()].as_mut_ptr(),
+                lanes: block.outputs.len(),
+                clamp: self.clamp,
+            };
+            // SAFETY: `pack_blocks` took indices below `inputs`, which `input` has, as many weights as the block has
+            // of both, and the bias is padded by the widest block.
+            unsafe { (isa.block(block.vectors))(&args) }
+        }
+    }
+}

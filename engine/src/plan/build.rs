@@ -1,0 +1,185 @@
+//! From a fused network to steps: layouts, slots of memory, kernels.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::convolution;
+use super::layout::{Gap, Layout, Shape};
+use super::lower::Reason;
+use super::memory::{self, Life};
+use super::network::{Activation, Network, Node, Op, ValueId};
+use super::steps::{Kind, Port, Step};
+use super::{Plan, steps};
+use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
+
+/// Builds the plan of a network.
+///
+/// # Errors
+/// With the reason, where an offset is larger than the kernels take.
+pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
+    let layouts = layouts(network);
+    if layouts.iter().any(|layout| i32::try_from(layout.len()).is_err()) {
+        return Err("a value is too large".into());
+    }
+    let roots = roots(network, &layouts);
+    let lives = lives(network, &layouts, &roots);
+    let held: Vec<ValueId> = (0..roots.len()).filter(|&value| roots[value] == value).collect();
+    let (assigned, slots) = memory::assign(&held.iter().map(|&value| lives[value]).collect::<Vec<_>>());
+    let slot_of: BTreeMap<ValueId, usize> = held.into_iter().zip(assigned).collect();
+    let port = |value: ValueId| Port { slot: slot_of[&roots[value]], layout: layouts[value] };
+
+    let mut arena: Vec<Aligned> = slots.iter().map(|&len| Aligned::zeros(len)).collect();
+    let mut weight_bytes = 0;
+    let mut steps = Vec::new();
+    for node in network.nodes.iter().filter(|node| roots[node.output] == node.output) {
+        let (kind, activation) = match &node.op {
+            Op::Conv { .. } => convolved(node, &port, isa, &mut arena),
+            Op::Dense { .. } => multiplied(node, &port, isa, &mut arena),
+            _ => (steps::plain(node, &port), node.activation),
+        };
+        weight_bytes += kind.weight_bytes();
+        steps.push(Step { kind, to: port(node.output), activation });
+    }
+    let output = port(*network.outputs.first().ok_or("it has no output")?);
+    let input_len = network.values[network.nodes[0].output].len();
+    Ok(Plan { isa, steps, slots, output: (output.slot, output.layout), input_len, weight_bytes })
+}
+
+/// Each value's layout: the gap is what its readers ask for. Values of one size have the same, so that convolutions can
+/// run along whole planes; but what is read as a vector has none.
+fn layouts(network: &Network) -> Vec<Layout> {
+    let mut needs = vec![Gap::default(); network.values.len()];
+    let mut flat = vec![false; network.values.len()];
+    for node in &network.nodes {
+        match &node.op {
+            Op::Conv { window, .. } => {
+                let value = node.inputs[0];
+                needs[value] = needs[value].max(convolution::gap(window, network.values[value]));
+            }
+            Op::Reshape => flat[node.inputs[0]] = true,
+            _ => {}
+        }
+    }
+    let alone = |value: ValueId| flat[value] || network.values[value].h * network.values[value].w == 1;
+    let mut shared: BTreeMap<(usize, usize), Gap> = BTreeMap::new();
+    for value in (0..needs.len()).filter(|&value| !alone(value)) {
+        let Shape { h, w, .. } = network.values[value];
+        let gap = shared.entry((h, w)).or_default();
+        *gap = gap.max(needs[value]);
+    }
+    let gap = |value: ValueId| {
+        let Shape { h, w, .. } = network.values[value];
+        if alone(value) { needs[value] } else { shared[&(h, w)] }
+    };
+    (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value))).collect()
+}
+
+/// The value whose memory each value has: its own, or for a reshape without gaps that of what is reshaped.
+fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
+    let mut roots: Vec<ValueId> = (0..network.values.len()).collect();
+    for node in &network.nodes {
+        let plain = matches!(node.op, Op::Reshape) && node.activation == Activation::None;
+        if plain && layouts[node.output].is_dense() && layouts[node.inputs[0]].is_dense() {
+            roots[node.output] = roots[node.inputs[0]];
+        }
+    }
+    roots
+}
+
+fn lives(network: &Network, layouts: &[Layout], roots: &[ValueId]) -> Vec<Life> {
+    let mut lives: Vec<Life> =
+        layouts.iter().map(|layout| Life { first: 0, last: 0, len: layout.len() }).collect();
+    for (index, node) in network.nodes.iter().enumerate() {
+        let output = roots[node.output];
+        if output == node.output {
+            lives[output] = Life { first: index, last: index, ..lives[output] };
+        }
+        for value in node.inputs.iter().map(|&value| roots[value]) {
+            lives[value].last = index;
+        }
+    }
+    for &value in &network.outputs {
+        lives[roots[value]].last = usize::MAX;
+    }
+    lives
+}
+
+/// What a kernel does of an activation itself, and what is left.
+fn clamp(activation: Activation) -> (Clamp, Activation) {
+    match activation {
+        Activation::Clamp { low, high } => (Clamp { low, high }, Activation::None),
+        other => (Clamp::NONE, other),
+    }
+}
+
+fn convolved(
+    node: &Node,
+    port: &dyn Fn(ValueId) -> Port,
+    isa: Isa,
+    arena: &mut [Aligned],
+) -> (Kind, Activation) {
+    let Op::Conv { weights, bias, window, group } = &node.op else { unreachable!("called for convolutions") };
+    let (input, to) = (port(node.inputs[0]), port(node.output));
+    let residual = node.inputs.get(1).map(|&value| port(value));
+    let plan = convolution::Plan {
+        weights,
+        bias,
+        window: *window,
+        group: *group,
+        input: input.layout,
+        output: to.layout,
+        residual: residual.map(|port| port.layout),
+    };
+    let (clamp, left) = clamp(node.activation);
+    let kernels = plan.candidates(clamp);
+    let added = residual.map(|port| port.slot);
+    let kernel = fastest(kernels, |kernel| {
+        let mut out = std::mem::take(&mut arena[to.slot]);
+        kernel.run(isa, &arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
+        arena[to.slot] = out;
+    });
+    (Kind::Conv { kernel, input: input.slot, residual: added }, left)
+}
+
+fn multiplied(
+    node: &Node,
+    port: &dyn Fn(ValueId) -> Port,
+    isa: Isa,
+    arena: &mut [Aligned],
+) -> (Kind, Activation) {
+    let Op::Dense { weights, bias } = &node.op else { unreachable!("called for products") };
+    let (input, to) = (port(node.inputs[0]), port(node.output));
+    let inputs = input.layout.shape.c;
+    let (clamp, left) = clamp(node.activation);
+    let sparse = weights.iter().filter(|weight| **weight == 0.0).count() * 4 > weights.len();
+    let ways = if sparse { &[Storage::Rows, Storage::Blocks, Storage::Dense][..] } else { &[Storage::Dense] };
+    let kernels = ways.iter().filter_map(|&way| Matrix::new(way, weights, bias, inputs, clamp)).collect();
+    let kernel = fastest(kernels, |kernel: &Matrix| {
+        let mut out = std::mem::take(&mut arena[to.slot]);
+        kernel.run(isa, &arena[input.slot], &mut out);
+        arena[to.slot] = out;
+    });
+    (Kind::Dense { kernel, input: input.slot }, left)
+}
+
+/// Rounds of a trial, at most, and the time after which no other begins.
+const ROUNDS: usize = 12;
+const TRIAL: Duration = Duration::from_millis(10);
+
+/// The kernel that runs fastest here and now: the shortest of several runs counts.
+fn fastest<K>(mut kernels: Vec<K>, mut run: impl FnMut(&K)) -> K {
+    let mut best = vec![Duration::MAX; kernels.len()];
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        if kernels.len() == 1 || start.elapsed() > TRIAL {
+            break;
+        }
+        for (kernel, best) in kernels.iter().zip(&mut best) {
+            let start = Instant::now();
+            run(kernel);
+            *best = start.elapsed().min(*best);
+        }
+    }
+    let winner = (0..kernels.len()).min_by_key(|&index| best[index]).unwrap_or(0);
+    kernels.swap_remove(winner)
+}

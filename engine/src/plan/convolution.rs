@@ -1,0 +1,170 @@
+//! A convolution's kernel: its taps as offsets into the input's planes, the places it is computed at, and the ways to
+//! pack it that are worth a trial.
+
+use secateur_model::eval::Window;
+
+use super::layout::{Gap, Layout, Shape};
+use crate::kernels::{Clamp, Convolution, Grid, Place, Row, max_width};
+
+/// Lanes of a place.
+const LANES: usize = 8;
+
+/// A convolution and the layouts that it runs between.
+pub(super) struct Plan<'p> {
+    pub(super) weights: &'p [f32],
+    pub(super) bias: &'p [f32],
+    pub(super) window: Window,
+    pub(super) group: usize,
+    /// Of the input, or of its phases where the window has strides.
+    pub(super) input: Layout,
+    pub(super) output: Layout,
+    /// Of what is added.
+    pub(super) residual: Option<Layout>,
+}
+
+/// Where a tap finds its input along one axis: the phase, and the rows or columns from the output's place.
+fn tap(window: &Window, axis: usize, k: usize) -> (usize, isize) {
+    let at = (k * window.dilation[axis]) as isize - window.pad[axis] as isize;
+    let stride = window.stride[axis] as isize;
+    (at.rem_euclid(stride) as usize, at.div_euclid(stride))
+}
+
+/// The gap that a convolution asks of its input (or the input's phases) of shape `input`.
+pub(super) fn gap(window: &Window, input: Shape) -> Gap {
+    let along = |axis: usize, length: usize| {
+        let taps = (0..window.kernel[axis]).map(|k| tap(window, axis, k).1);
+        let (low, high) = taps.fold((0, 0), |(low, high): (isize, isize), at| (low.min(at), high.max(at)));
+        let behind = window.output[axis] as isize - 1 + high - (length as isize - 1);
+        behind.max(-low).max(0) as usize
+    };
+    Gap { rows: along(0, input.h), columns: along(1, input.w) }
+}
+
+impl Plan<'_> {
+    /// Each output channel with the weights that are not zero.
+    fn rows(&self) -> Vec<Row> {
+        let [kh, kw] = self.window.kernel;
+        let outputs = self.bias.len();
+        let phases = self.window.stride[0] * self.window.stride[1];
+        let channels = self.input.shape.c / phases;
+        let (inputs, share) = (channels / self.group, outputs / self.group);
+        let row = inputs * kh * kw;
+        let offset = |channel: usize, ky: usize, kx: usize| {
+            let ((py, y), (px, x)) = (tap(&self.window, 0, ky), tap(&self.window, 1, kx));
+            let plane = (py * self.window.stride[1] + px) * channels + channel;
+            (plane * self.input.plane) as i32 + y as i32 * self.input.stride as i32 + x as i32
+        };
+        let make = |output: usize| {
+            let weights = &self.weights[output * row..][..row];
+            let first = output / share * inputs;
+            let nonzero = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+            let mut taps: Vec<(i32, f32)> = nonzero
+                .map(|(at, &weight)| (offset(first + at / (kh * kw), at / kw % kh, at % kw), weight))
+                .collect();
+            taps.sort_unstable_by_key(|tap| tap.0);
+            Row {
+                taps,
+                bias: self.bias[output],
+                output: (output * self.output.plane) as u32,
+                residual: self.residual.map_or(0, |layout| (output * layout.plane) as u32),
+            }
+        };
+        (0..outputs).map(make).collect()
+    }
+
+    /// The places that cover an output plane: along whole planes where all strides are alike and that takes fewer
+    /// vectors (what is written into gaps is cleared afterwards), else row by row.
+    fn grid(&self) -> Grid {
+        let Shape { h, w, .. } = self.output.shape;
+        let residual = self.residual.unwrap_or(self.output);
+        let place = |y: usize, x: usize| Place {
+            input: (self.input.origin + y * self.input.stride + x) as u32,
+            output: (self.output.origin + y * self.output.stride + x) as u32,
+            residual: (residual.origin + y * residual.stride + x) as u32,
+        };
+        let stride = self.output.stride;
+        let alike = self.input.stride == stride && residual.stride == stride;
+        let span = (h - 1) * stride + w;
+        if alike && (h == 1 || span.div_ceil(LANES) < h * w.div_ceil(LANES)) {
+            return Grid { places: cover(span).map(|at| place(0, at)).collect(), lanes: span.min(LANES) };
+        }
+        let places = (0..h).flat_map(|y| cover(w).map(move |x| place(y, x)));
+        Grid { places: places.collect(), lanes: w.min(LANES) }
+    }
+
+    /// The ways to pack it: single rows, and blocks of rows that share their taps, unless those are hopeless.
+    pub(super) fn candidates(&self, clamp: Clamp) -> Vec<Convolution> {
+        let (rows, grid) = (self.rows(), self.grid());
+        let share = rows.len() / self.group;
+        let mut ways: Vec<(f64, Vec<Vec<usize>>)> = Vec::new();
+        for height in [1, 2, 4, 6, 8] {
+            let groups: Vec<Vec<usize>> =
+                (0..self.group).flat_map(|group| blocks(&rows, group * share..(group + 1) * share, height)).collect();
+            let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
+            if height > 1 && tallest * 2 <= height {
+                break;
+            }
+            ways.push((estimate(&rows, &groups, grid.places.len()), groups));
+        }
+        let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
+        let hopeful = ways.into_iter().filter(|way| way.0 <= HOPE * best);
+        hopeful.map(|(_, groups)| Convolution::new(&rows, &groups, grid.clone(), clamp)).collect()
+    }
+}
+
+/// A way whose estimate is over this many times the best is not tried.
+const HOPE: f64 = 1.6;
+
+/// Where vectors start that cover `length` positions: the last overlaps the one before.
+fn cover(length: usize) -> impl Iterator<Item = usize> {
+    (0..length.div_ceil(LANES)).map(move |index| (index * LANES).min(length.saturating_sub(LANES)))
+}
+
+/// Rows in blocks of at most `height`, as even as can be. Each takes the row that comes first and those that add the
+/// fewest taps to it.
+fn blocks(rows: &[Row], range: std::ops::Range<usize>, height: usize) -> Vec<Vec<usize>> {
+    let mut left: Vec<usize> = range.collect();
+    let count = left.len().div_ceil(height);
+    let full = |rows: &[usize], all: &[Row]| rows.windows(2).all(|two| same(&all[two[0]], &all[two[1]]));
+    if height == 1 || full(&left, rows) || left.len() > SORTED_ROWS {
+        return (0..count).map(|i| left[left.len() * i / count..left.len() * (i + 1) / count].to_vec()).collect();
+    }
+    let mut made = Vec::new();
+    while !left.is_empty() {
+        let size = left.len().div_ceil(count - made.len());
+        let mut block = vec![left.remove(0)];
+        let mut taps: std::collections::BTreeSet<i32> = rows[block[0]].taps.iter().map(|tap| tap.0).collect();
+        while block.len() < size {
+            let new = |row: &usize| rows[*row].taps.iter().filter(|tap| !taps.contains(&tap.0)).count();
+            let Some((at, _)) = left.iter().enumerate().min_by_key(|(_, row)| new(row)) else { break };
+            let row = left.remove(at);
+            taps.extend(rows[row].taps.iter().map(|tap| tap.0));
+            block.push(row);
+        }
+        made.push(block);
+    }
+    made
+}
+
+/// Rows that are sorted into blocks by their taps, at most: the work grows with the square.
+const SORTED_ROWS: usize = 256;
+
+fn same(a: &Row, b: &Row) -> bool {
+    a.taps.len() == b.taps.len() && a.taps.iter().zip(&b.taps).all(|(a, b)| a.0 == b.0)
+}
+
+/// Cycles, roughly: two loads or two products at once, and four cycles from a product to the next of the same sum.
+fn estimate(rows: &[Row], groups: &[Vec<usize>], places: usize) -> f64 {
+    let height = groups.iter().map(Vec::len).max().unwrap_or(1);
+    let tiles = places.div_ceil(max_width(height));
+    let width = places as f64 / tiles as f64;
+    let cost = |group: &Vec<usize>| {
+        let taps: std::collections::BTreeSet<i32> =
+            group.iter().flat_map(|&row| rows[row].taps.iter().map(|tap| tap.0)).collect();
+        let height = group.len() as f64;
+        let loads = (1.4 * width + height + 1.0) / 2.0;
+        let products = (height * width / 2.0).max(4.0);
+        tiles as f64 * (20.0 + taps.len() as f64 * loads.max(products))
+    };
+    groups.iter().map(cost).sum()
+}

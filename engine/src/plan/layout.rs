@@ -1,0 +1,94 @@
+//! Where the elements of a value lie: planes of rows, with gaps of zeros that stand for a convolution's padding.
+
+/// A value of one sample: channels of planes. A vector has planes of one element.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Shape {
+    pub(crate) c: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
+}
+
+impl Shape {
+    pub(crate) fn len(self) -> usize {
+        self.c * self.h * self.w
+    }
+}
+
+/// Rows above and below each plane, and columns beside each row, that hold zeros. Neighbours share them: the columns
+/// to the right of a row are those to the left of the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Gap {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Gap {
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { rows: self.rows.max(other.rows), columns: self.columns.max(other.columns) }
+    }
+}
+
+/// A shape with its gaps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    pub(crate) shape: Shape,
+    /// From a row to the next.
+    pub(crate) stride: usize,
+    /// From a plane to the next.
+    pub(crate) plane: usize,
+    /// The first element.
+    pub(crate) origin: usize,
+}
+
+/// Floats behind the last plane that a vector may read.
+const SLACK: usize = 8;
+
+impl Layout {
+    pub(crate) fn new(shape: Shape, gap: Gap) -> Self {
+        let stride = shape.w + gap.columns;
+        Self {
+            shape,
+            stride,
+            plane: (shape.h + gap.rows) * stride,
+            origin: gap.rows * stride + gap.columns,
+        }
+    }
+
+    pub(crate) fn at(&self, c: usize, y: usize, x: usize) -> usize {
+        self.origin + c * self.plane + y * self.stride + x
+    }
+
+    /// Floats that it takes, gaps and what a vector may read behind them included.
+    pub(crate) fn len(&self) -> usize {
+        self.origin + self.shape.c * self.plane + SLACK
+    }
+
+    /// Whether the elements follow each other without gaps.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.origin == 0 && self.plane == self.shape.h * self.shape.w
+    }
+
+    /// Where each row starts, in order.
+    pub(crate) fn rows(self) -> impl Iterator<Item = usize> {
+        let Shape { c, h, .. } = self.shape;
+        (0..c).flat_map(move |c| (0..h).map(move |y| self.at(c, y, 0)))
+    }
+
+    /// Zeros the gaps of channels.
+    pub(crate) fn clear_gaps(&self, data: &mut [f32]) {
+        if self.is_dense() {
+            return;
+        }
+        let Shape { c, h, w } = self.shape;
+        data[..self.origin].fill(0.0);
+        let columns = self.stride - w;
+        for c in 0..c {
+            for y in 0..h - 1 {
+                let end = self.at(c, y, w);
+                data[end..end + columns].fill(0.0);
+            }
+            let end = self.at(c, h - 1, w);
+            data[end..self.at(c + 1, 0, 0)].fill(0.0);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Slots of memory: values that are never alive together share one.
+
+/// When a value comes to be and when it is read last, as indices of steps, and the floats that it takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    pub(super) first: usize,
+    pub(super) last: usize,
+    pub(super) len: usize,
+}
+
+/// The slot of each life, and the floats of each slot. Large values choose first, so that small ones fill in.
+pub(super) fn assign(lives: &[Life]) -> (Vec<usize>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|&index| (std::cmp::Reverse(lives[index].len), index));
+    let mut slots: Vec<Vec<usize>> = Vec::new();
+    let mut assigned = vec![0; lives.len()];
+    for index in order {
+        let meets = |&other: &usize| {
+            lives[other].first <= lives[index].last && lives[index].first <= lives[other].last
+        };
+        let free = slots.iter().position(|held| !held.iter().any(meets));
+        let slot = free.unwrap_or_else(|| {
+            slots.push(Vec::new());
+            slots.len() - 1
+        });
+        slots[slot].push(index);
+        assigned[index] = slot;
+    }
+    let longest = |held: &Vec<usize>| held.iter().map(|&index| lives[index].len).max().unwrap_or(0);
+    (assigned, slots.iter().map(longest).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_share_a_slot_unless_they_meet() {
+        let life = |first, last, len| Life { first, last, len };
+        let lives = [life(0, 1, 10), life(1, 2, 30), life(2, 3, 20), life(0, 3, 5)];
+        let (assigned, slots) = assign(&lives);
+        for (i, a) in lives.iter().enumerate() {
+            assert!(slots[assigned[i]] >= a.len);
+            for (j, b) in lives.iter().enumerate().skip(i + 1) {
+                let meet = a.first <= b.last && b.first <= a.last;
+                assert!(!meet || assigned[i] != assigned[j]);
+            }
+        }
+        assert_eq!(slots.iter().sum::<usize>(), 30 + 20 + 5);
+    }
+}

@@ -1,0 +1,83 @@
+//! Pools over windows and over planes.
+
+use secateur_model::eval::Window;
+
+use super::{Pool, Source};
+use crate::plan::layout::{Layout, Shape};
+
+/// Over windows.
+#[inline(always)]
+pub(super) fn windowed(pool: Pool, window: &Window, source: Source<'_>, to: &Layout, out: &mut [f32]) {
+    let fits = |axis: usize| {
+        let end = (window.output[axis] - 1) * window.stride[axis] + window.kernel[axis];
+        window.pad[axis] == 0 && window.dilation[axis] == 1 && end <= window.input[axis]
+    };
+    if pool == Pool::Max && window.kernel == [2, 2] && window.stride == [2, 2] && fits(0) && fits(1) {
+        return halved(source, to, out);
+    }
+    let (data, from) = source;
+    let Shape { c, h, w } = to.shape;
+    for channel in 0..c {
+        for y in 0..h {
+            for x in 0..w {
+                let (mut seen, mut result) = (0, if pool == Pool::Max { f32::NEG_INFINITY } else { 0.0 });
+                for iy in window.met(0, y).filter_map(|k| window.at(0, y, k)) {
+                    for ix in window.met(1, x).filter_map(|k| window.at(1, x, k)) {
+                        let element = data[from.at(channel, iy, ix)];
+                        result = if pool == Pool::Max { f32::max(result, element) } else { result + element };
+                        seen += 1;
+                    }
+                }
+                let [height, width] = window.kernel;
+                out[to.at(channel, y, x)] = match pool {
+                    Pool::Max => result,
+                    Pool::Mean { count_padding: true } => result / (height * width) as f32,
+                    Pool::Mean { count_padding: false } => result / seen.max(1) as f32,
+                };
+            }
+        }
+    }
+}
+
+/// The largest of each two by two.
+#[inline(always)]
+fn halved((data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
+    let Shape { c, h, w } = to.shape;
+    for channel in 0..c {
+        for y in 0..h {
+            let row = |y: usize| &data[from.at(channel, y, 0)..][..2 * w];
+            let (upper, lower) = (row(2 * y), row(2 * y + 1));
+            let start = to.at(channel, y, 0);
+            for (x, out) in out[start..start + w].iter_mut().enumerate() {
+                let larger = |a: f32, b: f32| if a < b { b } else { a };
+                let columns = [larger(upper[2 * x], lower[2 * x]), larger(upper[2 * x + 1], lower[2 * x + 1])];
+                *out = larger(columns[0], columns[1]);
+            }
+        }
+    }
+}
+
+/// Over whole planes.
+#[inline(always)]
+pub(super) fn global(max: bool, (data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
+    let Shape { c, h, w } = from.shape;
+    for channel in 0..c {
+        let rows = (0..h).map(|y| &data[from.at(channel, y, 0)..][..w]);
+        out[to.at(channel, 0, 0)] = if max {
+            rows.flatten().copied().fold(f32::NEG_INFINITY, f32::max)
+        } else {
+            rows.map(sum).sum::<f32>() / (h * w) as f32
+        };
+    }
+}
+
+/// Eight sums at once, so that the compiler can use vectors.
+#[inline(always)]
+fn sum(row: &[f32]) -> f32 {
+    let (eights, rest) = row.as_chunks::<8>();
+    let mut sums = [0f32; 8];
+    for eight in eights {
+        sums.iter_mut().zip(eight).for_each(|(sum, x)| *sum += x);
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
