@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::bodies::{self, BlockFn, RowArgs, TileFn};
+use super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
 use super::simd::Simd;
 
 struct Neon;
@@ -50,6 +50,16 @@ impl Simd for Neon {
             ]
         }
     }
+
+    #[inline(always)]
+    unsafe fn halves(first: Self::Vector, second: Self::Vector) -> [Self::Vector; 2] {
+        unsafe {
+            [
+                [vuzp1q_f32(first[0], first[1]), vuzp1q_f32(second[0], second[1])],
+                [vuzp2q_f32(first[0], first[1]), vuzp2q_f32(second[0], second[1])],
+            ]
+        }
+    }
 }
 
-bodies::compiled!(Neon);
+bodies::compiled!(16, Neon);

@@ -1,6 +1,6 @@
 //! Eight lanes in plain Rust.
 
-use super::bodies::{self, BlockFn, RowArgs, TileFn};
+use super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
 use super::simd::{LANES, Simd};
 
 struct Portable;
@@ -55,6 +55,12 @@ impl Simd for Portable {
         }
         v
     }
+
+    #[inline(always)]
+    unsafe fn halves(first: Self::Vector, second: Self::Vector) -> [Self::Vector; 2] {
+        let at = |index: usize| if index < LANES { first[index] } else { second[index - LANES] };
+        [std::array::from_fn(|lane| at(2 * lane)), std::array::from_fn(|lane| at(2 * lane + 1))]
+    }
 }
 
-bodies::compiled!(Portable);
+bodies::compiled!(16, Portable);

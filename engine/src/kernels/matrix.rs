@@ -146,10 +146,7 @@ impl Matrix {
                 len: span.len(),
             };
             // SAFETY: `pack_rows` took columns below `inputs`, which `input` has, and padded to whole chains.
-            let sum = self.bias[index] + unsafe { row(&args) };
-            // In this order NaN stays NaN.
-            let floor = if sum < self.clamp.low { self.clamp.low } else { sum };
-            *output = if floor > self.clamp.high { self.clamp.high } else { floor };
+            *output = self.clamp.of(self.bias[index] + unsafe { row(&args) });
         }
     }
 

@@ -7,6 +7,7 @@ mod aligned;
 mod aarch64;
 mod bodies;
 mod generic;
+mod halving;
 mod matrix;
 mod planes;
 mod simd;
@@ -14,10 +15,11 @@ mod simd;
 mod x86_64;
 
 pub(crate) use aligned::Aligned;
+pub(crate) use halving::Halving;
 pub(crate) use matrix::{Matrix, Storage};
-pub(crate) use planes::{Convolution, Grid, Place, Row, max_width};
+pub(crate) use planes::{Convolution, Form, Grid, Place, Row};
 
-use bodies::{BlockFn, RowFn, TileFn};
+use bodies::{BlockFn, HalveFn, LanesFn, RowFn, TileFn};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +31,9 @@ enum Set {
     Generic,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2 with the registers of AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -46,19 +51,45 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             sets.push(Set::Avx2);
+            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vl") {
+                sets.push(Set::Avx512);
+            }
         }
         #[cfg(target_arch = "aarch64")]
         sets.push(Set::Neon);
         sets.into_iter().map(Self).collect()
     }
 
+    /// Vectors that fit the registers.
+    pub(crate) fn registers(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => 32,
+            _ => 16,
+        }
+    }
+
     fn tile(self, rows: usize, vectors: usize) -> TileFn {
         match self.0 {
             Set::Generic => generic::tile(rows, vectors),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::tile(rows, vectors),
+            Set::Avx2 => x86_64::avx2::tile(rows, vectors),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::tile(rows, vectors),
             #[cfg(target_arch = "aarch64")]
             Set::Neon => aarch64::tile(rows, vectors),
+        }
+    }
+
+    fn lanes(self, pixels: usize, vectors: usize) -> LanesFn {
+        match self.0 {
+            Set::Generic => generic::lanes(pixels, vectors),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => x86_64::avx2::lanes(pixels, vectors),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::lanes(pixels, vectors),
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => aarch64::lanes(pixels, vectors),
         }
     }
 
@@ -66,7 +97,9 @@ impl Isa {
         match self.0 {
             Set::Generic => generic::block(vectors),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::block(vectors),
+            Set::Avx2 => x86_64::avx2::block(vectors),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::block(vectors),
             #[cfg(target_arch = "aarch64")]
             Set::Neon => aarch64::block(vectors),
         }
@@ -76,9 +109,23 @@ impl Isa {
         match self.0 {
             Set::Generic => generic::row,
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::row,
+            Set::Avx2 => x86_64::avx2::row,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::row,
             #[cfg(target_arch = "aarch64")]
             Set::Neon => aarch64::row,
+        }
+    }
+
+    fn halve(self) -> HalveFn {
+        match self.0 {
+            Set::Generic => generic::halve,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => x86_64::avx2::halve,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::halve,
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => aarch64::halve,
         }
     }
 
@@ -87,7 +134,7 @@ impl Isa {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the machine has been seen to have the features.
-            Set::Avx2 => unsafe { x86_64::vectorised(work) },
+            Set::Avx2 | Set::Avx512 => unsafe { x86_64::avx2::vectorised(work) },
             _ => work(),
         }
     }
@@ -103,4 +150,11 @@ pub(crate) struct Clamp {
 impl Clamp {
     /// Lets everything pass.
     pub(crate) const NONE: Self = Self { low: f32::NEG_INFINITY, high: f32::INFINITY };
+
+    /// What becomes of `y`.
+    #[inline(always)]
+    pub(crate) fn of(self, y: f32) -> f32 {
+        let y = if y < self.low { self.low } else { y };
+        if y > self.high { self.high } else { y }
+    }
 }

@@ -1,7 +1,7 @@
 //! Convolutions over padded planes: each output channel is a sum of shifted input vectors. Dense, sparse, in blocks,
 //! 1×1, k×k and depthwise are all this, and differ in the rows' taps only.
 
-use super::bodies::TileArgs;
+use super::bodies::{LanesArgs, TileArgs};
 use super::simd::LANES;
 use super::{Aligned, Clamp, Isa};
 
@@ -25,29 +25,52 @@ pub(crate) struct Grid {
     pub(crate) places: Vec<Place>,
     /// Of the eight, those that are written: less than eight on planes that are narrower.
     pub(crate) lanes: usize,
+    /// Whether the columns between rows are written as well.
+    pub(crate) spills: bool,
 }
 
-/// Vectors that a tile of `rows` rows has at most: what fits sixteen registers.
-pub(crate) const fn max_width(rows: usize) -> usize {
-    match rows {
-        1 => 8,
-        2 => 5,
-        3 => 4,
-        4 => 3,
-        5 | 6 => 2,
-        _ => 1,
+/// What the lanes of a vector are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// Positions side by side; a tile has some rows.
+    Positions,
+    /// Output channels; a tile has some positions, each a place of its own.
+    Channels,
+}
+
+impl Form {
+    /// Places that a tile of `rows` rows has at most: what fits the registers.
+    pub(crate) fn width(self, rows: usize, registers: usize) -> usize {
+        match (self, registers >= 32) {
+            (Self::Positions, false) => [8, 8, 5, 4, 3, 2, 2, 1, 1][rows],
+            (Self::Positions, true) => [8, 8, 8, 8, 6, 5, 4, 3, 3][rows],
+            (Self::Channels, false) => [8, 8, 6, 4, 2][rows.div_ceil(LANES)],
+            (Self::Channels, true) => [12, 12, 12, 8, 6][rows.div_ceil(LANES)],
+        }
+    }
+
+    /// Weights of one tap of a block of `rows` rows, padding included.
+    fn stride(self, rows: usize) -> usize {
+        match self {
+            Self::Positions => rows,
+            Self::Channels => rows.next_multiple_of(LANES),
+        }
     }
 }
 
 /// Rows that share their taps.
 struct Block {
-    rows: std::ops::Range<usize>,
+    /// Where its biases and output rows start; their number.
+    first: usize,
+    rows: usize,
     taps: std::ops::Range<usize>,
     weights: usize,
 }
 
 /// A packed convolution.
 pub(crate) struct Convolution {
+    isa: Isa,
+    form: Form,
     blocks: Vec<Block>,
     offsets: Vec<i32>,
     weights: Aligned,
@@ -56,7 +79,7 @@ pub(crate) struct Convolution {
     residual_rows: Vec<u32>,
     grid: Grid,
     clamp: Clamp,
-    /// Vectors of a tile.
+    /// Places of a tile.
     width: usize,
     /// Whether all rows visit some places before the next places come: where the inputs are larger than the weights.
     places_first: bool,
@@ -71,9 +94,18 @@ impl Convolution {
     ///
     /// # Panics
     /// Where a tap of a place lies before the input's start: a bug of the planner.
-    pub(crate) fn new(rows: &[Row], groups: &[Vec<usize>], grid: Grid, clamp: Clamp) -> Self {
+    pub(crate) fn new(
+        isa: Isa,
+        form: Form,
+        rows: &[Row],
+        groups: &[Vec<usize>],
+        grid: Grid,
+        clamp: Clamp,
+    ) -> Self {
         let height = groups.iter().map(Vec::len).max().unwrap_or(1);
         let mut packed = Self {
+            isa,
+            form,
             blocks: Vec::new(),
             offsets: Vec::new(),
             weights: Aligned::default(),
@@ -81,7 +113,7 @@ impl Convolution {
             output_rows: Vec::new(),
             residual_rows: Vec::new(),
             clamp,
-            width: max_width(height),
+            width: form.width(height, isa.registers()),
             places_first: false,
             input_len: 0,
             output_len: 0,
@@ -90,29 +122,28 @@ impl Convolution {
         };
         let mut weights = Vec::new();
         for group in groups {
-            let first = packed.bias.len();
+            let (first, stride) = (packed.bias.len(), form.stride(group.len()));
             let taps = packed.offsets.len();
             let start = weights.len();
             packed.offsets.extend(union(rows, group));
             let offsets = &packed.offsets[taps..];
-            weights.resize(start + offsets.len() * group.len(), 0.0);
+            weights.resize(start + offsets.len() * stride, 0.0);
             for (lane, &row) in group.iter().enumerate() {
                 let mut at = 0;
                 for &(offset, weight) in &rows[row].taps {
                     while offsets[at] != offset {
                         at += 1;
                     }
-                    weights[start + at * group.len() + lane] = weight;
+                    weights[start + at * stride + lane] = weight;
                 }
-                packed.bias.push(rows[row].bias);
-                packed.output_rows.push(rows[row].output);
-                packed.residual_rows.push(rows[row].residual);
             }
-            packed.blocks.push(Block {
-                rows: first..packed.bias.len(),
-                taps: taps..packed.offsets.len(),
-                weights: start,
-            });
+            let last = group.last().copied().unwrap_or_default();
+            let padded = || group.iter().copied().chain(std::iter::repeat(last)).take(stride);
+            packed.bias.extend(padded().map(|row| rows[row].bias));
+            packed.output_rows.extend(padded().map(|row| rows[row].output));
+            packed.residual_rows.extend(padded().map(|row| rows[row].residual));
+            let taps = taps..packed.offsets.len();
+            packed.blocks.push(Block { first, rows: group.len(), taps, weights: start });
         }
         packed.weights = Aligned::from_slice(&weights);
         packed.measure();
@@ -132,12 +163,18 @@ impl Convolution {
             let row = rows.iter().max().map_or(0, |&row| row as usize);
             row + self.grid.places.iter().map(place).max().map_or(0, |place| place as usize) + lanes
         };
+        let read = if self.form == Form::Positions { LANES } else { 1 };
         (self.input_len, self.output_len, self.residual_len) = (
-            last as usize + LANES,
+            last as usize + read,
             reach(&self.output_rows, |place| place.output, self.grid.lanes),
-            reach(&self.residual_rows, |place| place.residual, LANES),
+            reach(&self.residual_rows, |place| place.residual, read),
         );
         self.places_first = self.weights.len() < (last - first) as usize;
+    }
+
+    /// Whether it writes the columns between rows, which must then be cleared.
+    pub(crate) fn spills(&self) -> bool {
+        self.grid.spills
     }
 
     /// Bytes that it holds.
@@ -145,43 +182,93 @@ impl Convolution {
         4 * (self.weights.len() + self.offsets.len() + 3 * self.bias.len()) + 12 * self.grid.places.len()
     }
 
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> String {
+        let heights: Vec<usize> = self.blocks.iter().map(|b| b.rows).collect();
+        format!("conv {:?} h{} w{} blocks {} taps {} weights {} places {} lanes {} pf {}", self.form, heights.iter().max().unwrap(), self.width, self.blocks.len(), self.offsets.len(), self.weights.len(), self.grid.places.len(), self.grid.lanes, self.places_first)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn work(&self) -> usize {
+        self.weights.len() * self.grid.places.len() * if self.form == Form::Channels { 1 } else { 8 }
+    }
+
     /// Computes all rows at all places; `residual`, where there is one, is added before the clamp.
     ///
     /// # Panics
     /// Where a slice is shorter than the plan that it was packed for.
-    pub(crate) fn run(&self, isa: Isa, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
+    pub(crate) fn run(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
         assert!(input.len() >= self.input_len && output.len() >= self.output_len);
         assert!(residual.is_none_or(|residual| residual.len() >= self.residual_len));
         let count = self.grid.places.len();
         let tiles = count.div_ceil(self.width);
         let span = |tile: usize| count * tile / tiles..count * (tile + 1) / tiles;
-        let mut one = |block: &Block, places: std::ops::Range<usize>| {
-            let tile = isa.tile(block.rows.len(), places.len());
-            let args = TileArgs {
-                input: input.as_ptr(),
-                offsets: self.offsets[block.taps.clone()].as_ptr(),
-                weights: self.weights[block.weights..].as_ptr(),
-                len: block.taps.len(),
-                bias: self.bias[block.rows.clone()].as_ptr(),
-                output: output.as_mut_ptr(),
-                output_rows: self.output_rows[block.rows.clone()].as_ptr(),
-                residual: residual.map_or(std::ptr::null(), <[f32]>::as_ptr),
-                residual_rows: self.residual_rows[block.rows.clone()].as_ptr(),
-                places: self.grid.places[places].as_ptr(),
-                lanes: self.grid.lanes,
-                clamp: self.clamp,
-            };
+        let slices = (input.as_ptr(), residual.map_or(std::ptr::null(), <[f32]>::as_ptr), output.as_mut_ptr());
+        let one = |block: &Block, places: &std::ops::Range<usize>| {
             // SAFETY: `measure` took the extremes of all offsets, places and rows, and the asserts above hold them
-            // against the slices; the block's own arrays are cut to its lengths.
-            unsafe { tile(&args) }
+            // against the slices.
+            unsafe { self.tile(block, places, slices) }
         };
         if self.places_first {
-            for tile in 0..tiles {
-                self.blocks.iter().for_each(|block| one(block, span(tile)));
+            for places in (0..tiles).map(span) {
+                self.blocks.iter().for_each(|block| one(block, &places));
             }
         } else {
             for block in &self.blocks {
-                (0..tiles).for_each(|tile| one(block, span(tile)));
+                (0..tiles).for_each(|tile| one(block, &span(tile)));
+            }
+        }
+    }
+
+    /// Runs one tile.
+    ///
+    /// # Safety
+    /// The slices (input, residual or null, output) are as long as `measure` says.
+    unsafe fn tile(
+        &self,
+        block: &Block,
+        places: &std::ops::Range<usize>,
+        (input, residual, output): (*const f32, *const f32, *mut f32),
+    ) {
+        let offsets = self.offsets.as_ptr().wrapping_add(block.taps.start);
+        let weights = self.weights.as_ptr().wrapping_add(block.weights);
+        let len = block.taps.len();
+        let bias = self.bias.as_ptr().wrapping_add(block.first);
+        let output_rows = self.output_rows.as_ptr().wrapping_add(block.first);
+        let residual_rows = self.residual_rows.as_ptr().wrapping_add(block.first);
+        let (rows, width, clamp) = (block.rows, places.len(), self.clamp);
+        let places = self.grid.places.as_ptr().wrapping_add(places.start);
+        // SAFETY: the caller's, and `new` gave each block as many taps, weights and rows as its ranges say.
+        unsafe {
+            match self.form {
+                Form::Positions => self.isa.tile(rows, width)(&TileArgs {
+                    input,
+                    offsets,
+                    weights,
+                    len,
+                    bias,
+                    output,
+                    output_rows,
+                    residual,
+                    residual_rows,
+                    places,
+                    lanes: self.grid.lanes,
+                    clamp,
+                }),
+                Form::Channels => self.isa.lanes(width, rows.div_ceil(LANES))(&LanesArgs {
+                    input,
+                    offsets,
+                    weights,
+                    len,
+                    bias,
+                    output,
+                    output_rows,
+                    residual,
+                    residual_rows,
+                    places,
+                    channels: rows,
+                    clamp,
+                }),
             }
         }
     }

@@ -25,4 +25,6 @@ pub(super) trait Simd {
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `min(max(v, low), high)`, lane by lane; NaN stays.
     unsafe fn clamp(v: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector;
+    /// The elements of sixteen at even places, and those at odd ones.
+    unsafe fn halves(first: Self::Vector, second: Self::Vector) -> [Self::Vector; 2];
 }

@@ -2,7 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use super::bodies::{self, BlockFn, RowArgs, TileFn};
 use super::simd::Simd;
 
 struct Avx2;
@@ -42,15 +41,40 @@ impl Simd for Avx2 {
     unsafe fn clamp(v: __m256, low: __m256, high: __m256) -> __m256 {
         unsafe { _mm256_min_ps(high, _mm256_max_ps(low, v)) }
     }
+
+    #[inline(always)]
+    unsafe fn halves(first: __m256, second: __m256) -> [__m256; 2] {
+        unsafe {
+            let (even, odd) = (_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd));
+            // The shuffle works in halves of four; this puts the quarters in order.
+            let (even, odd) = (_mm256_castps_pd(even), _mm256_castps_pd(odd));
+            let (even, odd) = (_mm256_permute4x64_pd(even, 0xd8), _mm256_permute4x64_pd(odd, 0xd8));
+            [_mm256_castpd_ps(even), _mm256_castpd_ps(odd)]
+        }
+    }
 }
 
-bodies::compiled!(Avx2, #[target_feature(enable = "avx2,fma")]);
+/// Kernels for sixteen registers.
+pub(super) mod avx2 {
+    use super::super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+    use super::Avx2;
 
-/// Runs `work` compiled for AVX2 and FMA, as far as it is inlined.
-///
-/// # Safety
-/// The machine has both.
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn vectorised<T>(work: impl FnOnce() -> T) -> T {
-    work()
+    bodies::compiled!(16, Avx2, #[target_feature(enable = "avx2,fma")]);
+
+    /// Runs `work` compiled for AVX2 and FMA, as far as it is inlined.
+    ///
+    /// # Safety
+    /// The machine has both.
+    #[target_feature(enable = "avx2,fma")]
+    pub(in super::super) unsafe fn vectorised<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+}
+
+/// The same vectors where AVX-512 gives 32 registers.
+pub(super) mod avx512 {
+    use super::super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+    use super::Avx2;
+
+    bodies::compiled!(32, Avx2, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);
 }

@@ -8,7 +8,7 @@ use super::layout::{Gap, Layout, Shape};
 use super::lower::Reason;
 use super::memory::{self, Life};
 use super::network::{Activation, Network, Node, Op, ValueId};
-use super::steps::{Kind, Port, Step};
+use super::steps::{Clear, Kind, Port, Step};
 use super::{Plan, steps};
 use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
 
@@ -38,8 +38,9 @@ pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
             _ => (steps::plain(node, &port), node.activation),
         };
         weight_bytes += kind.weight_bytes();
-        steps.push(Step { kind, to: port(node.output), activation });
+        steps.push(Step { kind, to: port(node.output), activation, clear: Clear::Nothing });
     }
+    mark_clears(&mut steps);
     let output = port(*network.outputs.first().ok_or("it has no output")?);
     let input_len = network.values[network.nodes[0].output].len();
     Ok(Plan { isa, steps, slots, output: (output.slot, output.layout), input_len, weight_bytes })
@@ -74,6 +75,19 @@ fn layouts(network: &Network) -> Vec<Layout> {
     (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value))).collect()
 }
 
+/// Marks what each step must zero: all gaps where its slot holds other layouts as well, in this run or the last.
+fn mark_clears(steps: &mut [Step]) {
+    for index in 0..steps.len() {
+        let to = steps[index].to;
+        let shares = |other: &Step| other.to.slot == to.slot && !other.to.layout.is_like(&to.layout);
+        steps[index].clear = match (steps.iter().any(shares), steps[index].kind.spills()) {
+            (true, _) => Clear::All,
+            (false, true) => Clear::Columns,
+            (false, false) => Clear::Nothing,
+        };
+    }
+}
+
 /// The value whose memory each value has: its own, or for a reshape without gaps that of what is reshaped.
 fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
     let mut roots: Vec<ValueId> = (0..network.values.len()).collect();
@@ -87,8 +101,9 @@ fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
 }
 
 fn lives(network: &Network, layouts: &[Layout], roots: &[ValueId]) -> Vec<Life> {
-    let mut lives: Vec<Life> =
-        layouts.iter().map(|layout| Life { first: 0, last: 0, len: layout.len() }).collect();
+    let kind = |layout: &Layout| layouts.iter().position(|other| other.is_like(layout)).unwrap_or(0);
+    let life = |layout: &Layout| Life { first: 0, last: 0, len: layout.len(), kind: kind(layout) };
+    let mut lives: Vec<Life> = layouts.iter().map(life).collect();
     for (index, node) in network.nodes.iter().enumerate() {
         let output = roots[node.output];
         if output == node.output {
@@ -131,11 +146,11 @@ fn convolved(
         residual: residual.map(|port| port.layout),
     };
     let (clamp, left) = clamp(node.activation);
-    let kernels = plan.candidates(clamp);
+    let kernels = plan.candidates(isa, clamp);
     let added = residual.map(|port| port.slot);
     let kernel = fastest(kernels, |kernel| {
         let mut out = std::mem::take(&mut arena[to.slot]);
-        kernel.run(isa, &arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
+        kernel.run(&arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
         arena[to.slot] = out;
     });
     (Kind::Conv { kernel, input: input.slot, residual: added }, left)

@@ -1,10 +1,12 @@
 //! A convolution's kernel: its taps as offsets into the input's planes, the places it is computed at, and the ways to
 //! pack it that are worth a trial.
 
+use std::collections::BTreeSet;
+
 use secateur_model::eval::Window;
 
 use super::layout::{Gap, Layout, Shape};
-use crate::kernels::{Clamp, Convolution, Grid, Place, Row, max_width};
+use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row};
 
 /// Lanes of a place.
 const LANES: usize = 8;
@@ -85,32 +87,67 @@ impl Plan<'_> {
         let stride = self.output.stride;
         let alike = self.input.stride == stride && residual.stride == stride;
         let span = (h - 1) * stride + w;
-        if alike && (h == 1 || span.div_ceil(LANES) < h * w.div_ceil(LANES)) {
-            return Grid { places: cover(span).map(|at| place(0, at)).collect(), lanes: span.min(LANES) };
+        let (along, by_row) = (span.div_ceil(LANES), h * w.div_ceil(LANES));
+        // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills.
+        if alike && (h == 1 || along < by_row || along == by_row && w < LANES) {
+            let places = cover(span).map(|at| place(0, at)).collect();
+            return Grid { places, lanes: span.min(LANES), spills: stride > w && h > 1 };
         }
         let places = (0..h).flat_map(|y| cover(w).map(move |x| place(y, x)));
-        Grid { places: places.collect(), lanes: w.min(LANES) }
+        Grid { places: places.collect(), lanes: w.min(LANES), spills: false }
+    }
+
+    /// Every position of an output plane.
+    fn pixels(&self) -> Grid {
+        let Shape { h, w, .. } = self.output.shape;
+        let residual = self.residual.unwrap_or(self.output);
+        let place = |y: usize, x: usize| Place {
+            input: (self.input.origin + y * self.input.stride + x) as u32,
+            output: (self.output.origin + y * self.output.stride + x) as u32,
+            residual: (residual.origin + y * residual.stride + x) as u32,
+        };
+        let places = (0..h).flat_map(|y| (0..w).map(move |x| place(y, x)));
+        Grid { places: places.collect(), lanes: 1, spills: false }
     }
 
     /// The ways to pack it: single rows, and blocks of rows that share their taps, unless those are hopeless.
-    pub(super) fn candidates(&self, clamp: Clamp) -> Vec<Convolution> {
-        let (rows, grid) = (self.rows(), self.grid());
+    pub(super) fn candidates(&self, isa: Isa, clamp: Clamp) -> Vec<Convolution> {
+        let (rows, grid, pixels) = (self.rows(), self.grid(), self.pixels());
         let share = rows.len() / self.group;
-        let mut ways: Vec<(f64, Vec<Vec<usize>>)> = Vec::new();
-        for height in [1, 2, 4, 6, 8] {
-            let groups: Vec<Vec<usize>> =
-                (0..self.group).flat_map(|group| blocks(&rows, group * share..(group + 1) * share, height)).collect();
+        let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
+        let mut ways: Vec<(f64, Form, Vec<Vec<usize>>)> = Vec::new();
+        for (form, height) in WAYS {
+            let block = |group: usize| blocks(&rows, group * share..(group + 1) * share, height, alike);
+            let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
             let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
             if height > 1 && tallest * 2 <= height {
-                break;
+                continue;
             }
-            ways.push((estimate(&rows, &groups, grid.places.len()), groups));
+            let places = if form == Form::Positions { &grid } else { &pixels }.places.len();
+            ways.push((estimate(isa, form, &rows, &groups, places), form, groups));
         }
         let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
         let hopeful = ways.into_iter().filter(|way| way.0 <= HOPE * best);
-        hopeful.map(|(_, groups)| Convolution::new(&rows, &groups, grid.clone(), clamp)).collect()
+        let pack = |(_, form, groups): (f64, Form, Vec<Vec<usize>>)| {
+            let grid = if form == Form::Positions { &grid } else { &pixels };
+            Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp)
+        };
+        hopeful.map(pack).collect()
     }
 }
+
+/// Forms and heights of blocks.
+const WAYS: [(Form, usize); 9] = [
+    (Form::Positions, 1),
+    (Form::Positions, 2),
+    (Form::Positions, 4),
+    (Form::Positions, 6),
+    (Form::Positions, 8),
+    (Form::Channels, 8),
+    (Form::Channels, 16),
+    (Form::Channels, 24),
+    (Form::Channels, 32),
+];
 
 /// A way whose estimate is over this many times the best is not tried.
 const HOPE: f64 = 1.6;
@@ -121,19 +158,18 @@ fn cover(length: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Rows in blocks of at most `height`, as even as can be. Each takes the row that comes first and those that add the
-/// fewest taps to it.
-fn blocks(rows: &[Row], range: std::ops::Range<usize>, height: usize) -> Vec<Vec<usize>> {
+/// fewest taps to it; where all rows are alike, in order.
+fn blocks(rows: &[Row], range: std::ops::Range<usize>, height: usize, alike: bool) -> Vec<Vec<usize>> {
     let mut left: Vec<usize> = range.collect();
     let count = left.len().div_ceil(height);
-    let full = |rows: &[usize], all: &[Row]| rows.windows(2).all(|two| same(&all[two[0]], &all[two[1]]));
-    if height == 1 || full(&left, rows) || left.len() > SORTED_ROWS {
+    if height == 1 || alike || left.len() > SORTED_ROWS {
         return (0..count).map(|i| left[left.len() * i / count..left.len() * (i + 1) / count].to_vec()).collect();
     }
     let mut made = Vec::new();
     while !left.is_empty() {
         let size = left.len().div_ceil(count - made.len());
         let mut block = vec![left.remove(0)];
-        let mut taps: std::collections::BTreeSet<i32> = rows[block[0]].taps.iter().map(|tap| tap.0).collect();
+        let mut taps: BTreeSet<i32> = rows[block[0]].taps.iter().map(|tap| tap.0).collect();
         while block.len() < size {
             let new = |row: &usize| rows[*row].taps.iter().filter(|tap| !taps.contains(&tap.0)).count();
             let Some((at, _)) = left.iter().enumerate().min_by_key(|(_, row)| new(row)) else { break };
@@ -154,17 +190,28 @@ fn same(a: &Row, b: &Row) -> bool {
 }
 
 /// Cycles, roughly: two loads or two products at once, and four cycles from a product to the next of the same sum.
-fn estimate(rows: &[Row], groups: &[Vec<usize>], places: usize) -> f64 {
+fn estimate(isa: Isa, form: Form, rows: &[Row], groups: &[Vec<usize>], places: usize) -> f64 {
     let height = groups.iter().map(Vec::len).max().unwrap_or(1);
-    let tiles = places.div_ceil(max_width(height));
+    let tiles = places.div_ceil(form.width(height, isa.registers()));
     let width = places as f64 / tiles as f64;
     let cost = |group: &Vec<usize>| {
-        let taps: std::collections::BTreeSet<i32> =
-            group.iter().flat_map(|&row| rows[row].taps.iter().map(|tap| tap.0)).collect();
-        let height = group.len() as f64;
-        let loads = (1.4 * width + height + 1.0) / 2.0;
+        let taps = match group[..] {
+            [row] => rows[row].taps.len(),
+            _ => {
+                let mut all: Vec<i32> =
+                    group.iter().flat_map(|&row| rows[row].taps.iter().map(|tap| tap.0)).collect();
+                all.sort_unstable();
+                all.dedup();
+                all.len()
+            }
+        };
+        let (height, epilogue) = match form {
+            Form::Positions => (group.len() as f64, 20.0),
+            Form::Channels => (group.len().div_ceil(LANES) as f64, 20.0 + width * group.len() as f64),
+        };
+        let loads = (width + height + 1.0) / 1.6;
         let products = (height * width / 2.0).max(4.0);
-        tiles as f64 * (20.0 + taps.len() as f64 * loads.max(products))
+        tiles as f64 * (epilogue + taps as f64 * loads.max(products))
     };
     groups.iter().map(cost).sum()
 }

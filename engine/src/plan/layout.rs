@@ -74,21 +74,32 @@ impl Layout {
         (0..c).flat_map(move |c| (0..h).map(move |y| self.at(c, y, 0)))
     }
 
-    /// Zeros the gaps of channels.
+    /// Whether both have their planes, rows and gaps at the same places, be it for other numbers of channels.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let lines = |layout: &Self| (layout.origin, layout.plane, layout.stride, layout.shape.h, layout.shape.w);
+        lines(self) == lines(other)
+    }
+
+    /// Zeros all gaps.
     pub(crate) fn clear_gaps(&self, data: &mut [f32]) {
         if self.is_dense() {
             return;
         }
         let Shape { c, h, w } = self.shape;
         data[..self.origin].fill(0.0);
-        let columns = self.stride - w;
+        self.clear_columns(data);
         for c in 0..c {
-            for y in 0..h - 1 {
-                let end = self.at(c, y, w);
-                data[end..end + columns].fill(0.0);
-            }
-            let end = self.at(c, h - 1, w);
-            data[end..self.at(c + 1, 0, 0)].fill(0.0);
+            data[self.at(c, h - 1, w)..self.at(c + 1, 0, 0)].fill(0.0);
+        }
+    }
+
+    /// Zeros the columns behind each row.
+    pub(crate) fn clear_columns(&self, data: &mut [f32]) {
+        let columns = self.stride - self.shape.w;
+        if columns == 1 {
+            self.rows().for_each(|start| data[start + self.shape.w] = 0.0);
+        } else if columns > 1 {
+            self.rows().for_each(|start| data[start + self.shape.w..][..columns].fill(0.0));
         }
     }
 }

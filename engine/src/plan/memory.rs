@@ -6,6 +6,8 @@ pub(super) struct Life {
     pub(super) first: usize,
     pub(super) last: usize,
     pub(super) len: usize,
+    /// Values of one kind have their gaps at the same places: among free slots one that held the same kind is better.
+    pub(super) kind: usize,
 }
 
 /// The slot of each life, and the floats of each slot. Large values choose first, so that small ones fill in.
@@ -18,7 +20,12 @@ pub(super) fn assign(lives: &[Life]) -> (Vec<usize>, Vec<usize>) {
         let meets = |&other: &usize| {
             lives[other].first <= lives[index].last && lives[index].first <= lives[other].last
         };
-        let free = slots.iter().position(|held| !held.iter().any(meets));
+        let free = |alike: bool| {
+            slots.iter().position(|held| {
+                !held.iter().any(meets) && (!alike || lives[held[0]].kind == lives[index].kind)
+            })
+        };
+        let free = free(true).or_else(|| free(false));
         let slot = free.unwrap_or_else(|| {
             slots.push(Vec::new());
             slots.len() - 1
@@ -36,7 +43,7 @@ mod tests {
 
     #[test]
     fn values_share_a_slot_unless_they_meet() {
-        let life = |first, last, len| Life { first, last, len };
+        let life = |first, last, len| Life { first, last, len, kind: 0 };
         let lives = [life(0, 1, 10), life(1, 2, 30), life(2, 3, 20), life(0, 3, 5)];
         let (assigned, slots) = assign(&lives);
         for (i, a) in lives.iter().enumerate() {

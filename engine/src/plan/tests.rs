@@ -43,3 +43,36 @@ fn anchors() {
         }
     }
 }
+
+#[test]
+#[ignore]
+fn profile() {
+    for path in std::env::var("MODELS").unwrap().split(' ') {
+        let graph = onnx::read(&std::fs::read(path).unwrap()).unwrap();
+        let plan = Plan::compile(&graph).unwrap();
+        let mut arena = plan.arena();
+        let input = probe_input(1, plan.input_len);
+        println!("{path}");
+        let mut best = vec![u128::MAX; plan.steps.len()];
+        for _ in 0..2000 {
+            for (step, best) in plan.steps.iter().zip(&mut best) {
+                let start = std::time::Instant::now();
+                step.run(plan.isa, &input, &mut arena.0);
+                *best = (*best).min(start.elapsed().as_nanos());
+            }
+        }
+        for (step, best) in plan.steps.iter().zip(best) {
+            let name = match &step.kind {
+                super::steps::Kind::Conv { kernel, .. } => kernel.describe(),
+                super::steps::Kind::Load(_) => "load".into(),
+                super::steps::Kind::Dense { .. } => "dense".into(),
+                super::steps::Kind::Phases { .. } => "phases".into(),
+                super::steps::Kind::Pool { .. } => "pool".into(),
+                super::steps::Kind::Global { .. } => "global".into(),
+                _ => "other".into(),
+            };
+            let macs = match &step.kind { super::steps::Kind::Conv { kernel, .. } => kernel.work(), _ => 0 };
+            println!("  {best:6} ns {:?} {name} {:.1} GFLOP/s", step.to.layout.shape, 2.0 * macs as f64 / best as f64);
+        }
+    }
+}

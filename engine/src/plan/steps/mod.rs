@@ -22,6 +22,17 @@ pub(super) struct Step {
     pub(super) to: Port,
     /// What is left to do to the result.
     pub(super) activation: Activation,
+    /// What is zeroed of its gaps.
+    pub(super) clear: Clear,
+}
+
+/// Gaps that may hold something else than zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Clear {
+    Nothing,
+    /// The columns behind each row, where the step itself writes.
+    Columns,
+    All,
 }
 
 /// What a step computes.
@@ -84,11 +95,21 @@ impl Kind {
         }
     }
 
+    /// Whether it writes the columns behind rows.
+    pub(super) fn spills(&self) -> bool {
+        match self {
+            Self::Conv { kernel, .. } => kernel.spills(),
+            Self::Phases { .. } => true,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
     fn run(&self, isa: Isa, input: &[f32], slots: &[Aligned], to: &Layout, out: &mut [f32]) {
         match self {
             Self::Load(affine) => elementwise::load(input, affine, to, out),
             Self::Conv { kernel, input, residual } => {
-                kernel.run(isa, &slots[*input], residual.map(|slot| &slots[slot][..]), out);
+                kernel.run(&slots[*input], residual.map(|slot| &slots[slot][..]), out);
             }
             Self::Dense { kernel, input } => kernel.run(isa, &slots[*input], out),
             Self::Affine { from, affine } => elementwise::affine(affine, from.of(slots), to, out),
@@ -101,7 +122,7 @@ impl Kind {
             Self::Upsample { from, rows, columns } => moves::upsample(from.of(slots), [*rows, *columns], to, out),
             Self::Pad { from, top, left, value } => moves::pad(from.of(slots), [*top, *left], *value, to, out),
             Self::Softmax { from } => elementwise::softmax(from.of(slots), to, out),
-            Self::Phases { from, rows, columns } => moves::phases(from.of(slots), [*rows, *columns], to, out),
+            Self::Phases { from, rows, columns } => moves::phases(isa, from.of(slots), [*rows, *columns], to, out),
         }
     }
 }
@@ -125,7 +146,11 @@ impl Step {
             if self.activation != Activation::None {
                 elementwise::activate(self.activation, layout, &mut out);
             }
-            layout.clear_gaps(&mut out);
+            match self.clear {
+                Clear::Nothing => {}
+                Clear::Columns => layout.clear_columns(&mut out),
+                Clear::All => layout.clear_gaps(&mut out),
+            }
         });
         slots[self.to.slot] = out;
     }

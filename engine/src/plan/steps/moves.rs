@@ -1,6 +1,7 @@
 //! Steps that only put elements elsewhere.
 
 use super::Source;
+use crate::kernels::{Halving, Isa};
 use crate::plan::layout::{Layout, Shape};
 
 /// As it is.
@@ -13,6 +14,7 @@ pub(super) fn same((data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
 }
 
 /// The channels of all, one after the other.
+#[inline(always)]
 pub(super) fn concat<'s>(parts: impl Iterator<Item = Source<'s>>, to: &Layout, out: &mut [f32]) {
     let (mut rows, w) = (to.rows(), to.shape.w);
     for (data, from) in parts {
@@ -67,40 +69,70 @@ pub(super) fn pad(
     }
 }
 
-/// Every `rows`-th row and `columns`-th column in planes of their own; zeros where there are none.
+/// Every `rows`-th row and `columns`-th column in planes of their own; zeros where there are none. May write the columns
+/// behind rows.
 #[inline(always)]
-pub(super) fn phases((data, from): Source<'_>, [rows, columns]: [usize; 2], to: &Layout, out: &mut [f32]) {
+pub(super) fn phases(
+    isa: Isa,
+    (data, from): Source<'_>,
+    [rows, columns]: [usize; 2],
+    to: &Layout,
+    out: &mut [f32],
+) {
     let Shape { c, h, w } = from.shape;
-    let plane = |py: usize, px: usize, channel: usize| (py * columns + px) * c + channel;
     for py in 0..rows {
-        for px in 0..columns {
-            let (tall, wide) = ((h - py.min(h)).div_ceil(rows), (w - px.min(w)).div_ceil(columns));
-            for channel in 0..c {
-                for y in 0..to.shape.h {
-                    let start = to.at(plane(py, px, channel), y, 0);
-                    let (kept, rest) = out[start..start + to.shape.w].split_at_mut(if y < tall { wide } else { 0 });
-                    rest.fill(0.0);
-                    if !kept.is_empty() {
-                        let source = &data[from.at(channel, y * rows + py, px)..];
-                        every(source, columns, kept);
-                    }
+        let tall = h.saturating_sub(py).div_ceil(rows);
+        for channel in 0..c {
+            let plane = |px: usize| to.at((py * columns + px) * c + channel, 0, 0);
+            let (source, step) = (from.at(channel, py, 0), rows * from.stride);
+            if columns == 2 {
+                let eights = to.shape.w.div_ceil(8);
+                let [even, odd] = [plane(0), plane(1)];
+                let halving = Halving { source, step, rows: tall, eights, even, odd, stride: to.stride };
+                if halved(isa, &halving, w, data, to, out) {
+                    continue;
                 }
             }
+            for px in 0..columns {
+                let wide = w.saturating_sub(px).div_ceil(columns);
+                for y in 0..tall {
+                    let row = &mut out[plane(px) + y * to.stride..][..to.shape.w];
+                    every(&data[source + px + y * step..], columns, &mut row[..wide]);
+                    row[wide..].fill(0.0);
+                }
+            }
+        }
+        for plane in (0..columns).flat_map(|px| (0..c).map(move |channel| (py * columns + px) * c + channel)) {
+            (tall..to.shape.h).for_each(|y| out[to.at(plane, y, 0)..][..to.shape.w].fill(0.0));
         }
     }
 }
 
-/// Every `step`-th element; two is common, and then known to the compiler.
+/// Every `step`-th element.
 #[inline(always)]
 fn every(source: &[f32], step: usize, out: &mut [f32]) {
-    if step == 2 {
-        let source = &source[..2 * out.len() - 1];
-        for (x, out) in out.iter_mut().enumerate() {
-            *out = source[2 * x];
-        }
-    } else {
-        for (x, out) in out.iter_mut().enumerate() {
-            *out = source[x * step];
-        }
+    for (x, out) in out.iter_mut().enumerate() {
+        *out = source[x * step];
     }
+}
+
+/// Splits the rows of one plane, eight elements at a time: what is written behind a row is overwritten by the next, or
+/// lies in a gap. Whether there is room for that.
+#[inline(always)]
+fn halved(isa: Isa, halving: &Halving, w: usize, data: &[f32], to: &Layout, out: &mut [f32]) -> bool {
+    let (width, over) = (to.shape.w, 8 * halving.eights - to.shape.w);
+    let behind = to.plane - (to.shape.h - 1) * to.stride - width;
+    if behind < over || halving.rows == 0 || !halving.fits(data.len(), out.len()) {
+        return false;
+    }
+    halving.run(isa, data, out);
+    if w % 2 == 1 {
+        let last = halving.odd + width - 1;
+        (0..halving.rows).for_each(|y| out[last + y * to.stride] = 0.0);
+    }
+    for plane in [halving.even, halving.odd] {
+        let end = plane + (halving.rows - 1) * to.stride + width;
+        out[end..end + over].iter_mut().for_each(|x| *x = 0.0);
+    }
+    true
 }
