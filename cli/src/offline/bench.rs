@@ -36,6 +36,8 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
         "runs": latency.count,
         "threads": args.threads,
         "backend": session.backend().to_string(),
+        "fallback_reason": session.fallback_reason(),
+        "memory_bytes": session.memory_bytes(),
         "latency_p50_us": latency.p50.get(),
         "latency_p95_us": latency.p95.get(),
         "latency_p99_us": latency.p99.get(),

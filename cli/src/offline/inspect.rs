@@ -35,7 +35,10 @@ pub(crate) fn main(args: &InspectArgs, output: Output) -> Outcome {
     let analysis = cost::analyse(&graph).or_input(&doing, advice)?;
     let groups = groups::find(&prepared, &shapes);
     let backend = match Session::load(&graph) {
-        Ok(session) => session.backend().to_string(),
+        Ok(session) => match session.fallback_reason() {
+            Some(reason) => format!("{}, because the plan does not cover {reason}", session.backend()),
+            None => session.backend().to_string(),
+        },
         Err(error) => format!("none: {}", chain(&error)),
     };
     let cost = analysis.cost(secateur_update::stored_bytes(&graph));

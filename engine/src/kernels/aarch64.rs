@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+use super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
 use super::simd::Simd;
 
 struct Neon;
@@ -43,12 +43,7 @@ impl Simd for Neon {
     /// Neon's `max` and `min` keep NaN.
     #[inline(always)]
     unsafe fn clamp(v: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector {
-        unsafe {
-            [
-                vminq_f32(high[0], vmaxq_f32(low[0], v[0])),
-                vminq_f32(high[1], vmaxq_f32(low[1], v[1])),
-            ]
-        }
+        unsafe { [vminq_f32(high[0], vmaxq_f32(low[0], v[0])), vminq_f32(high[1], vmaxq_f32(low[1], v[1]))] }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Eight lanes in plain Rust.
 
-use super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+use super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
 use super::simd::{LANES, Simd};
 
 struct Portable;

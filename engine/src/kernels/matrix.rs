@@ -132,7 +132,11 @@ impl Matrix {
     /// Where a slice is shorter than the matrix asks for.
     pub(crate) fn run(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
         let (input, output) = (&input[..self.inputs], &mut output[..self.outputs]);
-        if self.storage == Storage::Rows { self.run_rows(isa, input, output) } else { self.run_blocks(isa, input, output) }
+        if self.storage == Storage::Rows {
+            self.run_rows(isa, input, output)
+        } else {
+            self.run_blocks(isa, input, output)
+        }
     }
 
     fn run_rows(&self, isa: Isa, input: &[f32], output: &mut [f32]) {

@@ -2,9 +2,9 @@
 //! of [`simd::Simd`], is compiled for each instruction set; callers outside see safe functions that check bounds.
 #![allow(unsafe_code)]
 
-mod aligned;
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod aligned;
 mod bodies;
 mod generic;
 mod halving;
@@ -51,7 +51,9 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             sets.push(Set::Avx2);
-            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vl") {
+            if std::arch::is_x86_feature_detected!("avx512f")
+                && std::arch::is_x86_feature_detected!("avx512vl")
+            {
                 sets.push(Set::Avx512);
             }
         }

@@ -182,17 +182,6 @@ impl Convolution {
         4 * (self.weights.len() + self.offsets.len() + 3 * self.bias.len()) + 12 * self.grid.places.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn describe(&self) -> String {
-        let heights: Vec<usize> = self.blocks.iter().map(|b| b.rows).collect();
-        format!("conv {:?} h{} w{} blocks {} taps {} weights {} places {} lanes {} pf {}", self.form, heights.iter().max().unwrap(), self.width, self.blocks.len(), self.offsets.len(), self.weights.len(), self.grid.places.len(), self.grid.lanes, self.places_first)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn work(&self) -> usize {
-        self.weights.len() * self.grid.places.len() * if self.form == Form::Channels { 1 } else { 8 }
-    }
-
     /// Computes all rows at all places; `residual`, where there is one, is added before the clamp.
     ///
     /// # Panics
@@ -203,7 +192,8 @@ impl Convolution {
         let count = self.grid.places.len();
         let tiles = count.div_ceil(self.width);
         let span = |tile: usize| count * tile / tiles..count * (tile + 1) / tiles;
-        let slices = (input.as_ptr(), residual.map_or(std::ptr::null(), <[f32]>::as_ptr), output.as_mut_ptr());
+        let slices =
+            (input.as_ptr(), residual.map_or(std::ptr::null(), <[f32]>::as_ptr), output.as_mut_ptr());
         let one = |block: &Block, places: &std::ops::Range<usize>| {
             // SAFETY: `measure` took the extremes of all offsets, places and rows, and the asserts above hold them
             // against the slices.

@@ -45,7 +45,8 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn halves(first: __m256, second: __m256) -> [__m256; 2] {
         unsafe {
-            let (even, odd) = (_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd));
+            let (even, odd) =
+                (_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd));
             // The shuffle works in halves of four; this puts the quarters in order.
             let (even, odd) = (_mm256_castps_pd(even), _mm256_castps_pd(odd));
             let (even, odd) = (_mm256_permute4x64_pd(even, 0xd8), _mm256_permute4x64_pd(odd, 0xd8));
@@ -56,7 +57,7 @@ impl Simd for Avx2 {
 
 /// Kernels for sixteen registers.
 pub(super) mod avx2 {
-    use super::super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+    use super::super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
     use super::Avx2;
 
     bodies::compiled!(16, Avx2, #[target_feature(enable = "avx2,fma")]);
@@ -73,7 +74,7 @@ pub(super) mod avx2 {
 
 /// The same vectors where AVX-512 gives 32 registers.
 pub(super) mod avx512 {
-    use super::super::bodies::{self, BlockFn, HalveArgs, HalveFn, LanesFn, RowArgs, TileFn};
+    use super::super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
     use super::Avx2;
 
     bodies::compiled!(32, Avx2, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);

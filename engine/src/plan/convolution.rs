@@ -111,7 +111,7 @@ impl Plan<'_> {
     }
 
     /// The ways to pack it: single rows, and blocks of rows that share their taps, unless those are hopeless.
-    pub(super) fn candidates(&self, isa: Isa, clamp: Clamp) -> Vec<Convolution> {
+    pub(super) fn candidates(&self, isa: Isa, clamp: Clamp) -> impl Iterator<Item = Convolution> {
         let (rows, grid, pixels) = (self.rows(), self.grid(), self.pixels());
         let share = rows.len() / self.group;
         let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
@@ -127,12 +127,11 @@ impl Plan<'_> {
             ways.push((estimate(isa, form, &rows, &groups, places), form, groups));
         }
         let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
-        let hopeful = ways.into_iter().filter(|way| way.0 <= HOPE * best);
-        let pack = |(_, form, groups): (f64, Form, Vec<Vec<usize>>)| {
+        let hopeful = ways.into_iter().filter(move |way| way.0 <= HOPE * best);
+        hopeful.map(move |(_, form, groups)| {
             let grid = if form == Form::Positions { &grid } else { &pixels };
             Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp)
-        };
-        hopeful.map(pack).collect()
+        })
     }
 }
 
@@ -163,7 +162,9 @@ fn blocks(rows: &[Row], range: std::ops::Range<usize>, height: usize, alike: boo
     let mut left: Vec<usize> = range.collect();
     let count = left.len().div_ceil(height);
     if height == 1 || alike || left.len() > SORTED_ROWS {
-        return (0..count).map(|i| left[left.len() * i / count..left.len() * (i + 1) / count].to_vec()).collect();
+        return (0..count)
+            .map(|i| left[left.len() * i / count..left.len() * (i + 1) / count].to_vec())
+            .collect();
     }
     let mut made = Vec::new();
     while !left.is_empty() {

@@ -89,8 +89,10 @@ impl Fusing {
         let Some(node) = self.node(index) else { return };
         let unpadded = match &node.op {
             Op::Conv { window, group: 1, .. } => {
-                let end = |axis: usize| (window.output[axis] - 1) * window.stride[axis]
-                    + (window.kernel[axis] - 1) * window.dilation[axis];
+                let end = |axis: usize| {
+                    (window.output[axis] - 1) * window.stride[axis]
+                        + (window.kernel[axis] - 1) * window.dilation[axis]
+                };
                 window.pad == [0, 0] && (0..2).all(|axis| end(axis) < window.input[axis])
             }
             Op::Dense { .. } => true,
@@ -119,7 +121,8 @@ impl Fusing {
     fn activation_back(&mut self, index: usize) -> bool {
         let Some(Node { op: Op::Same, inputs, .. }) = self.node(index) else { return false };
         let Some(maker) = self.sole_maker(inputs[0]) else { return false };
-        if matches!(self.node(maker).map(|node| &node.op), Some(Op::Reshape | Op::Concat | Op::Phases { .. })) {
+        if matches!(self.node(maker).map(|node| &node.op), Some(Op::Reshape | Op::Concat | Op::Phases { .. }))
+        {
             return false;
         }
         self.replace(index, maker);
@@ -142,7 +145,9 @@ impl Fusing {
             return false;
         }
         // The convolution moves here, where what it adds is known.
-        let (Some(sum), Some(mut conv)) = (self.nodes[index].take(), self.nodes[maker].take()) else { return false };
+        let (Some(sum), Some(mut conv)) = (self.nodes[index].take(), self.nodes[maker].take()) else {
+            return false;
+        };
         conv.inputs.push(other);
         (conv.output, conv.activation) = (sum.output, sum.activation);
         self.makers[sum.output] = index;
@@ -165,7 +170,12 @@ fn split_strides(network: &mut Network) {
                     network.values.push(shape);
                     let output = network.values.len() - 1;
                     let op = Op::Phases { rows, columns };
-                    network.nodes.push(Node { op, inputs: vec![source], output, activation: Activation::None });
+                    network.nodes.push(Node {
+                        op,
+                        inputs: vec![source],
+                        output,
+                        activation: Activation::None,
+                    });
                     output
                 });
             }

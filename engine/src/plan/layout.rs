@@ -46,12 +46,7 @@ const SLACK: usize = 8;
 impl Layout {
     pub(crate) fn new(shape: Shape, gap: Gap) -> Self {
         let stride = shape.w + gap.columns;
-        Self {
-            shape,
-            stride,
-            plane: (shape.h + gap.rows) * stride,
-            origin: gap.rows * stride + gap.columns,
-        }
+        Self { shape, stride, plane: (shape.h + gap.rows) * stride, origin: gap.rows * stride + gap.columns }
     }
 
     pub(crate) fn at(&self, c: usize, y: usize, x: usize) -> usize {
@@ -76,7 +71,8 @@ impl Layout {
 
     /// Whether both have their planes, rows and gaps at the same places, be it for other numbers of channels.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let lines = |layout: &Self| (layout.origin, layout.plane, layout.stride, layout.shape.h, layout.shape.w);
+        let lines =
+            |layout: &Self| (layout.origin, layout.plane, layout.stride, layout.shape.h, layout.shape.w);
         lines(self) == lines(other)
     }
 

@@ -29,12 +29,18 @@ pub(crate) struct Node {
 pub(crate) enum Activation {
     None,
     /// `min(max(x, low), high)`.
-    Clamp { low: f32, high: f32 },
+    Clamp {
+        low: f32,
+        high: f32,
+    },
     /// `x` where positive, `slope · x` elsewhere.
     Leaky(f32),
     Sigmoid,
     /// `min(max(scale · x + shift, 0), 1)`.
-    HardSigmoid { scale: f32, shift: f32 },
+    HardSigmoid {
+        scale: f32,
+        shift: f32,
+    },
     /// `x · min(max(x / 6 + 1 / 2, 0), 1)`.
     HardSwish,
     Tanh,
@@ -46,9 +52,17 @@ pub(crate) enum Op {
     /// The graph's input, scaled and shifted.
     Input(Affine),
     /// Weights `[out, in / group, kernel]`; a second input is added.
-    Conv { weights: Vec<f32>, bias: Vec<f32>, window: Window, group: usize },
+    Conv {
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        window: Window,
+        group: usize,
+    },
     /// Weights `[out, in]`.
-    Dense { weights: Vec<f32>, bias: Vec<f32> },
+    Dense {
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+    },
     /// One scale and shift a channel.
     Affine(Affine),
     /// Nothing but the activation.
@@ -57,7 +71,10 @@ pub(crate) enum Op {
     Binary(Binary),
     MaxPool(Window),
     /// The mean over each window, of the elements that lie inside or of all.
-    AveragePool { window: Window, count_padding: bool },
+    AveragePool {
+        window: Window,
+        count_padding: bool,
+    },
     GlobalAverage,
     GlobalMax,
     /// Channels of all inputs.
@@ -65,13 +82,23 @@ pub(crate) enum Op {
     /// Elements in the same order under another shape.
     Reshape,
     /// Each element `rows` times one below the other, `columns` times beside each other.
-    Upsample { rows: usize, columns: usize },
+    Upsample {
+        rows: usize,
+        columns: usize,
+    },
     /// A border of one value.
-    Pad { top: usize, left: usize, value: f32 },
+    Pad {
+        top: usize,
+        left: usize,
+        value: f32,
+    },
     Softmax,
     /// Every `rows`-th row and `columns`-th column as a plane of its own, so that a strided convolution becomes one
     /// without strides: plane `(y · columns + x) · channels + c`.
-    Phases { rows: usize, columns: usize },
+    Phases {
+        rows: usize,
+        columns: usize,
+    },
 }
 
 /// `scale · x + shift`; one of each for all, or one a channel.
@@ -124,7 +151,13 @@ impl Activation {
         match self {
             Self::None => x,
             Self::Clamp { low, high } => clamp(x, low, high),
-            Self::Leaky(slope) => if x < 0.0 { slope * x } else { x },
+            Self::Leaky(slope) => {
+                if x < 0.0 {
+                    slope * x
+                } else {
+                    x
+                }
+            }
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Self::HardSigmoid { scale, shift } => clamp(scale * x + shift, 0.0, 1.0),
             Self::HardSwish => x * clamp(x / 6.0 + 0.5, 0.0, 1.0),

@@ -218,8 +218,11 @@ fn spatial_mean(to: &mut Lowering<'_>, node: &Source, output: &str) -> Result<()
     let data = to.data(node, 0)?;
     let rank = to.dims(node.input(0).unwrap_or_default())?.len() as i64;
     let axes = node.ints("axes").or_else(|| to.constant(node, 1).and_then(Tensor::as_i64));
-    let mut axes: Vec<i64> =
-        axes.ok_or("its axes are not known")?.iter().map(|&axis| if axis < 0 { axis + rank } else { axis }).collect();
+    let mut axes: Vec<i64> = axes
+        .ok_or("its axes are not known")?
+        .iter()
+        .map(|&axis| if axis < 0 { axis + rank } else { axis })
+        .collect();
     axes.sort_unstable();
     if rank < 3 || axes != (2..rank).collect::<Vec<_>>() {
         return Err(format!("a mean over axes {axes:?}"));
@@ -245,7 +248,9 @@ fn upsample(to: &mut Lowering<'_>, node: &Source, output: &str) -> Result<(), Re
         ("Upsample", _) => true,
         // Of a whole factor both find the element that is repeated.
         (_, "asymmetric") => text("nearest_mode", "round_prefer_floor") == "floor",
-        (_, "half_pixel" | "pytorch_half_pixel") => text("nearest_mode", "round_prefer_floor").starts_with("round"),
+        (_, "half_pixel" | "pytorch_half_pixel") => {
+            text("nearest_mode", "round_prefer_floor").starts_with("round")
+        }
         _ => false,
     };
     let whole = into.h % from.h == 0 && into.w % from.w == 0 && into.c == from.c;

@@ -46,7 +46,13 @@ pub(super) fn activate(activation: Activation, layout: &Layout, data: &mut [f32]
 
 /// Two values; the second may have one element a channel.
 #[inline(always)]
-pub(super) fn binary(op: Binary, (a, first): Source<'_>, (b, second): Source<'_>, to: &Layout, out: &mut [f32]) {
+pub(super) fn binary(
+    op: Binary,
+    (a, first): Source<'_>,
+    (b, second): Source<'_>,
+    to: &Layout,
+    out: &mut [f32],
+) {
     match op {
         Binary::Add => each(|a, b| a + b, (a, first), (b, second), to, out),
         Binary::Sub => each(|a, b| a - b, (a, first), (b, second), to, out),

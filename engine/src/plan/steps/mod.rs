@@ -58,7 +58,9 @@ pub(super) enum Kind {
 pub(super) enum Pool {
     Max,
     /// Of the elements inside, or divided by all of the window.
-    Mean { count_padding: bool },
+    Mean {
+        count_padding: bool,
+    },
 }
 
 /// The step of a node that needs no kernel of its own.
@@ -119,10 +121,16 @@ impl Kind {
             Self::Global { from, max } => pools::global(*max, from.of(slots), to, out),
             Self::Concat { from } => moves::concat(from.iter().map(|port| port.of(slots)), to, out),
             Self::Reshape { from } => moves::reshape(from.of(slots), to, out),
-            Self::Upsample { from, rows, columns } => moves::upsample(from.of(slots), [*rows, *columns], to, out),
-            Self::Pad { from, top, left, value } => moves::pad(from.of(slots), [*top, *left], *value, to, out),
+            Self::Upsample { from, rows, columns } => {
+                moves::upsample(from.of(slots), [*rows, *columns], to, out)
+            }
+            Self::Pad { from, top, left, value } => {
+                moves::pad(from.of(slots), [*top, *left], *value, to, out)
+            }
             Self::Softmax { from } => elementwise::softmax(from.of(slots), to, out),
-            Self::Phases { from, rows, columns } => moves::phases(isa, from.of(slots), [*rows, *columns], to, out),
+            Self::Phases { from, rows, columns } => {
+                moves::phases(isa, from.of(slots), [*rows, *columns], to, out)
+            }
         }
     }
 }

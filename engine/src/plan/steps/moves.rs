@@ -33,12 +33,7 @@ pub(super) fn reshape((data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
 }
 
 /// Each element repeated.
-pub(super) fn upsample(
-    (data, from): Source<'_>,
-    [rows, columns]: [usize; 2],
-    to: &Layout,
-    out: &mut [f32],
-) {
+pub(super) fn upsample((data, from): Source<'_>, [rows, columns]: [usize; 2], to: &Layout, out: &mut [f32]) {
     let Shape { c, h, w } = to.shape;
     for channel in 0..c {
         for y in 0..h {
@@ -102,7 +97,8 @@ pub(super) fn phases(
                 }
             }
         }
-        for plane in (0..columns).flat_map(|px| (0..c).map(move |channel| (py * columns + px) * c + channel)) {
+        for plane in (0..columns).flat_map(|px| (0..c).map(move |channel| (py * columns + px) * c + channel))
+        {
             (tall..to.shape.h).for_each(|y| out[to.at(plane, y, 0)..][..to.shape.w].fill(0.0));
         }
     }

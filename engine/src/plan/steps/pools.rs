@@ -50,7 +50,8 @@ fn halved((data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
             let start = to.at(channel, y, 0);
             for (x, out) in out[start..start + w].iter_mut().enumerate() {
                 let larger = |a: f32, b: f32| if a < b { b } else { a };
-                let columns = [larger(upper[2 * x], lower[2 * x]), larger(upper[2 * x + 1], lower[2 * x + 1])];
+                let columns =
+                    [larger(upper[2 * x], lower[2 * x]), larger(upper[2 * x + 1], lower[2 * x + 1])];
                 *out = larger(columns[0], columns[1]);
             }
         }
