@@ -14,5 +14,6 @@ mod session;
 mod tract;
 
 pub use dataset::{Dataset, DatasetError};
-pub use measure::{bench, evaluate};
-pub use session::{Backend, EngineError, Session};
+pub use measure::{Latencies, evaluate, latencies};
+pub use plan::StepTime;
+pub use session::{Backend, EngineError, Profile, Session};

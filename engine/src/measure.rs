@@ -33,23 +33,43 @@ pub fn evaluate(
     Ok(Accuracy { samples: labels.len() as u64, correct })
 }
 
+/// Times of single inferences.
+pub struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time that a share of them stays below, in microseconds with their fractions.
+    pub fn quantile_us(&self, share: f64) -> f64 {
+        self.0.value_at_quantile(share) as f64 / 1000.0
+    }
+
+    /// In whole microseconds.
+    pub fn summary(&self) -> LatencySummary {
+        let at = |share| Micros(self.quantile_us(share).round() as u64);
+        LatencySummary { count: self.count(), p50: at(0.5), p95: at(0.95), p99: at(0.99) }
+    }
+}
+
 /// Times `runs` inferences of one input, after a tenth as many to warm up.
 ///
 /// # Errors
 /// Where an inference fails.
-pub fn bench(session: &Session, runs: usize) -> Result<LatencySummary, EngineError> {
+pub fn latencies(session: &Session, runs: usize) -> Result<Latencies, EngineError> {
     let input = probe_input(0, session.input_shape().iter().product());
     for _ in 0..runs / 10 {
         session.run(&input)?;
     }
-    let mut histogram = Histogram::<u64>::new(3).map_err(|error| EngineError::Tract(error.to_string()))?;
+    let mut histogram = Histogram::<u64>::new(3).map_err(|error| EngineError::Clock(error.to_string()))?;
     for _ in 0..runs {
         let start = Instant::now();
         session.run(&input)?;
-        histogram.saturating_record(start.elapsed().as_micros() as u64);
+        histogram.saturating_record(start.elapsed().as_nanos() as u64);
     }
-    let at = |quantile| Micros(histogram.value_at_quantile(quantile));
-    Ok(LatencySummary { count: histogram.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99) })
+    Ok(Latencies(histogram))
 }
 
 #[cfg(test)]
@@ -68,7 +88,7 @@ mod tests {
         let unlabelled = Dataset::from_npz(include_bytes!("../../examples/calibration.npz")).unwrap();
         assert!(matches!(evaluate(&session, &unlabelled, |_, _| {}), Err(EngineError::NoLabels)));
         assert!(matches!(session.run(&[0.0; 3]), Err(EngineError::WrongInput { expected: 784, found: 3 })));
-        let latency = bench(&session, 20).unwrap();
+        let latency = latencies(&session, 20).unwrap().summary();
         assert!(latency.count == 20 && latency.p50 <= latency.p95 && latency.p95 <= latency.p99);
     }
 }

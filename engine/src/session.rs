@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use secateur_model::{Dim, Graph};
 
-use crate::plan::{Arena, Plan};
+use secateur_common::probe_input;
+
+use crate::plan::{Arena, Plan, Reason, StepTime};
 #[cfg(feature = "tract")]
 use crate::tract::Fallback;
 
@@ -23,6 +25,17 @@ enum Runner {
     Tract(Fallback),
 }
 
+/// Where the time of an inference goes.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Steps in order.
+    pub steps: Vec<StepTime>,
+    /// Multiply-accumulates a second that this core can do at most, measured.
+    pub peak_macs_per_second: f64,
+    /// The instruction set of the kernels.
+    pub instruction_set: &'static str,
+}
+
 /// What runs a variant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
@@ -36,6 +49,8 @@ pub enum Backend {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum EngineError {
+    #[error("times cannot be counted: {0}")]
+    Clock(String),
     #[error("the model has {0} inputs; one is supported")]
     Inputs(usize),
     #[error("the shape of input `{0}` is not known")]
@@ -60,8 +75,21 @@ impl Session {
     /// # Errors
     /// Where it has not one input of known shape, or neither can run it.
     pub fn load(graph: &Graph) -> Result<Self, EngineError> {
+        Self::with(graph, Plan::compile(graph))
+    }
+
+    /// Lowers `graph` to tract, whatever the plan covers: to compare the two.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    #[cfg(feature = "tract")]
+    pub fn load_on_tract(graph: &Graph) -> Result<Self, EngineError> {
+        Self::with(graph, Err("tract was asked for".into()))
+    }
+
+    fn with(graph: &Graph, plan: Result<Plan, Reason>) -> Result<Self, EngineError> {
         let input_shape = input_shape(graph)?;
-        match Plan::compile(graph) {
+        match plan {
             Ok(plan) => {
                 let arena = Mutex::new(plan.arena());
                 Ok(Self { runner: Runner::Plan(Box::new(plan), arena), input_shape, fallback_reason: None })
@@ -102,6 +130,18 @@ impl Session {
             #[cfg(feature = "tract")]
             Runner::Tract(_) => None,
         }
+    }
+
+    /// Each step of the plan with its time, the shortest of `runs`; none on tract.
+    pub fn profile(&self, runs: usize) -> Option<Profile> {
+        let plan = match &self.runner {
+            Runner::Plan(plan, _) => plan,
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => return None,
+        };
+        let input = probe_input(0, self.input_shape.iter().product());
+        let (peak_macs_per_second, instruction_set) = plan.peak();
+        Some(Profile { steps: plan.profile(&input, runs), peak_macs_per_second, instruction_set })
     }
 
     /// The first output for one input.

@@ -7,12 +7,13 @@ pub(crate) mod evaluate;
 pub(crate) mod inspect;
 mod plot;
 pub(crate) mod prune;
+mod steps;
 pub(crate) mod update;
 
 use std::path::Path;
 
 use secateur_common::{Cost, LatencySummary, Micros, caps};
-use secateur_engine::{Dataset, Session};
+use secateur_engine::{Dataset, Latencies, Session};
 use secateur_model::{Graph, cost, onnx};
 use secateur_prune::{PruneError, Pruned, Request};
 use serde::Serialize;
@@ -53,8 +54,17 @@ fn accuracy_of(session: &Session, path: &Path, data: &Dataset, stage: &str) -> O
 
 /// The times of `runs` single inferences.
 fn latency_of(session: &Session, path: &Path, runs: u32) -> Outcome<LatencySummary> {
+    Ok(latencies_of(session, path, runs)?.summary())
+}
+
+/// Times `runs` inferences.
+///
+/// # Errors
+/// Where one fails.
+fn latencies_of(session: &Session, path: &Path, runs: u32) -> Outcome<Latencies> {
     let advice = "give a model that the engine runs (see `secateur inspect`)";
-    secateur_engine::bench(session, runs as usize).or_work(format!("cannot run {}", path.display()), advice)
+    secateur_engine::latencies(session, runs as usize)
+        .or_work(format!("cannot run {}", path.display()), advice)
 }
 
 /// Costs, with the bytes that a device would store, and what was measured, under the contract's names.

@@ -324,6 +324,33 @@ pub(super) unsafe fn halve<S: Simd>(h: &HalveArgs) {
     }
 }
 
+/// Products and sums of one round of [`peak`], in floats.
+pub(super) const PEAK_ROUND: usize = 12 * LANES;
+
+/// `rounds` times as many products as sixteen registers can keep going, and nothing else: what the machine can do.
+///
+/// # Safety
+/// The machine has the instruction set.
+#[inline(always)]
+pub(super) unsafe fn peak<S: Simd>(rounds: usize) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let factor = S::splat(std::hint::black_box(0.5));
+        let mut sums = [S::splat(1.0); PEAK_ROUND / LANES];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = S::fma(*sum, factor, factor);
+            }
+        }
+        let mut all = [0f32; LANES];
+        sums.iter().for_each(|sum| S::store(all.as_mut_ptr(), S::add(*sum, S::load(all.as_ptr()))));
+        all.iter().sum()
+    }
+}
+
+/// Measures what the machine can do.
+pub(super) type PeakFn = unsafe fn(usize) -> f32;
+
 /// The kernels compiled for one set.
 macro_rules! compiled {
     ($registers:tt, $simd:ident $(, #[$feature:meta])?) => {
@@ -343,6 +370,12 @@ macro_rules! compiled {
         pub(in crate::kernels) unsafe fn row(r: &RowArgs) -> f32 {
             // SAFETY: the caller's.
             unsafe { bodies::row::<$simd>(r) }
+        }
+
+        $(#[$feature])?
+        pub(in crate::kernels) unsafe fn peak(rounds: usize) -> f32 {
+            // SAFETY: the caller's.
+            unsafe { bodies::peak::<$simd>(rounds) }
         }
 
         $(#[$feature])?

@@ -119,6 +119,21 @@ impl Matrix {
         self.weights = Aligned::from_slice(&kept);
     }
 
+    /// How it is kept.
+    pub(crate) fn name(&self) -> String {
+        match self.storage {
+            Storage::Dense => "dense".into(),
+            Storage::Blocks => "8 × 1 blocks".into(),
+            Storage::Rows => "sparse rows".into(),
+        }
+    }
+
+    /// Multiply-accumulates of a run: those by weights that are not zero, and all.
+    pub(crate) fn macs(&self) -> [u64; 2] {
+        let nonzero = self.weights.iter().filter(|weight| **weight != 0.0).count();
+        [nonzero as u64, self.weights.len() as u64]
+    }
+
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         4 * (self.weights.len() + self.indices.len() + self.bias.len())

@@ -19,7 +19,9 @@ pub(crate) use halving::Halving;
 pub(crate) use matrix::{Matrix, Storage};
 pub(crate) use planes::{Convolution, Form, Grid, Place, Row};
 
-use bodies::{BlockFn, HalveFn, LanesFn, RowFn, TileFn};
+use std::time::{Duration, Instant};
+
+use bodies::{BlockFn, HalveFn, LanesFn, PEAK_ROUND, PeakFn, RowFn, TileFn};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +130,45 @@ impl Isa {
             Set::Avx512 => x86_64::avx512::halve,
             #[cfg(target_arch = "aarch64")]
             Set::Neon => aarch64::halve,
+        }
+    }
+
+    fn peak(self) -> PeakFn {
+        match self.0 {
+            Set::Generic => generic::peak,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => x86_64::avx2::peak,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => x86_64::avx512::peak,
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => aarch64::peak,
+        }
+    }
+
+    /// Multiply-accumulates a second that this core can do at most, measured now: the best of some runs.
+    pub(crate) fn macs_per_second(self) -> f64 {
+        const ROUNDS: usize = 20_000;
+        let peak = self.peak();
+        let time = |_| {
+            let start = Instant::now();
+            // SAFETY: the set has been seen on this machine.
+            std::hint::black_box(unsafe { peak(std::hint::black_box(ROUNDS)) });
+            start.elapsed()
+        };
+        let best = (0..50).map(time).min().unwrap_or_default().max(Duration::from_nanos(1));
+        (ROUNDS * PEAK_ROUND) as f64 / best.as_secs_f64()
+    }
+
+    /// Its name, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self.0 {
+            Set::Generic => "generic",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
         }
     }
 

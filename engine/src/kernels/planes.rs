@@ -177,6 +177,23 @@ impl Convolution {
         self.grid.spills
     }
 
+    /// Form and height of the tallest block.
+    pub(crate) fn name(&self) -> String {
+        let rows = self.blocks.iter().map(|block| block.rows).max().unwrap_or(0);
+        match self.form {
+            Form::Positions => format!("{rows} × positions"),
+            Form::Channels => format!("{rows} channels in lanes"),
+        }
+    }
+
+    /// Multiply-accumulates of a run: those by weights that are not zero at positions that are asked for, `positions`
+    /// of each row, and all that the kernel does.
+    pub(crate) fn macs(&self, positions: usize) -> [u64; 2] {
+        let nonzero = self.weights.iter().filter(|weight| **weight != 0.0).count() * positions;
+        let read = if self.form == Form::Positions { LANES } else { 1 };
+        [nonzero as u64, (self.weights.len() * self.grid.places.len() * read) as u64]
+    }
+
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         4 * (self.weights.len() + self.offsets.len() + 3 * self.bias.len()) + 12 * self.grid.places.len()

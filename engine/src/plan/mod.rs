@@ -10,6 +10,7 @@ mod lower;
 mod memory;
 mod network;
 mod operators;
+mod profile;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use secateur_model::Graph;
 use crate::kernels::{Aligned, Isa};
 use layout::Layout;
 pub(crate) use lower::Reason;
+pub use profile::StepTime;
 use steps::Step;
 
 /// A compiled graph.

@@ -97,6 +97,26 @@ impl Kind {
         }
     }
 
+    /// What it does, for people.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Load(_) => "load",
+            Self::Conv { .. } => "convolution",
+            Self::Dense { .. } => "product",
+            Self::Affine { .. } => "scale",
+            Self::Same { .. } => "activation",
+            Self::Binary { .. } => "binary",
+            Self::Pool { .. } => "pool",
+            Self::Global { .. } => "global pool",
+            Self::Concat { .. } => "concat",
+            Self::Reshape { .. } => "reshape",
+            Self::Upsample { .. } => "upsample",
+            Self::Pad { .. } => "pad",
+            Self::Softmax { .. } => "softmax",
+            Self::Phases { .. } => "phases",
+        }
+    }
+
     /// Whether it writes the columns behind rows.
     pub(super) fn spills(&self) -> bool {
         match self {
