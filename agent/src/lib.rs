@@ -9,10 +9,15 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod core;
+mod credential;
+pub mod install;
 mod link;
 mod measure;
+mod report;
 mod run;
+mod scratch;
 pub mod status;
+mod task;
 
 pub use config::Config;
 pub use run::run;

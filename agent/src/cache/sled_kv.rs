@@ -59,6 +59,15 @@ impl Kv for SledKv {
         self.0.scan_prefix(prefix).map(pair).collect()
     }
 
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, KvError> {
+        self.0.scan_prefix(prefix).keys().map(|key| Ok(key?.to_vec())).collect()
+    }
+
+    fn last(&self, prefix: &[u8]) -> Result<Option<Pair>, KvError> {
+        let last = self.0.scan_prefix(prefix).next_back().transpose()?;
+        Ok(last.map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
     fn apply(&self, changes: Vec<Change>) -> Result<(), KvError> {
         assert_within_cap(&changes);
         let mut batch = sled::Batch::default();
