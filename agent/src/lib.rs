@@ -13,6 +13,7 @@ mod credential;
 pub mod install;
 mod link;
 mod measure;
+pub mod meter;
 mod report;
 mod run;
 mod scratch;
@@ -20,4 +21,4 @@ pub mod status;
 mod task;
 
 pub use config::Config;
-pub use run::run;
+pub use run::{Clock, run, run_by};

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use secateur_common::{ByteCount, Report};
+use secateur_common::{ByteCount, Ledger, Report};
 use secateur_engine::Dataset;
 use secateur_model::Graph;
 
@@ -14,6 +14,8 @@ pub(crate) fn take(
     cache: &Cache,
     graph: Option<&Graph>,
     shard: Option<&Dataset>,
+    unix_s: u64,
+    today: Ledger,
 ) -> anyhow::Result<Option<Report>> {
     let (Some(graph), Some(active)) = (graph, cache.held()?.active) else { return Ok(None) };
     let measured = match measure(graph, shard) {
@@ -25,7 +27,7 @@ pub(crate) fn take(
         }
     };
     let report = Report {
-        sequence: cache.next_sequence(unix_s())?,
+        sequence: cache.next_sequence(unix_s)?,
         model: active.model,
         variant: active.variant,
         generation: active.generation,
@@ -35,6 +37,7 @@ pub(crate) fn take(
         model_bytes: cache.stored_bytes(active.variant)?.unwrap_or(ByteCount(0)),
         disk_bytes: cache.disk_bytes(),
         wire_bytes: cache.received()?,
+        today,
     };
     cache.post(&report)?;
     Ok(Some(report))

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use secateur_common::caps;
+use secateur_common::{Cause, caps};
 use secateur_engine::Dataset;
 use secateur_model::Graph;
 use tokio::time::Interval;
@@ -15,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::cache::Cache;
 use crate::credential::credential;
 use crate::link::{Heard, Link};
+use crate::meter::Meter;
 use crate::status::Status;
 use crate::task::Task;
 use crate::{install, report};
@@ -26,20 +28,41 @@ pub(crate) struct Agent {
     pub(crate) status: Status,
     /// The graph in force.
     pub(crate) graph: Option<Graph>,
+    pub(crate) meter: Meter,
+    pub(crate) clock: Clock,
     shard: Option<Dataset>,
     measurement: Interval,
 }
+
+/// Seconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Where the day's bytes are spent, how often the clock is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the agent; returns only with an error that it cannot live with.
 ///
 /// # Errors
 /// Where the data folder or the shard cannot be used.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut agent = Agent::open(config)?;
+    run_by(Arc::new(report::unix_s), config).await
+}
+
+/// Runs the agent by a given clock; otherwise as [`run`].
+///
+/// # Errors
+/// As there.
+pub async fn run_by(clock: Clock, config: Config) -> anyhow::Result<()> {
+    let mut agent = Agent::open(clock, config)?;
     let credential = credential(&agent.config.data)?;
     let mut backoff = Backoff::default();
     loop {
+        while !agent.meter.may_dial((agent.clock)()) {
+            agent.tell("the day's bytes are spent", false);
+            agent.meanwhile(tokio::time::sleep(LOOK)).await;
+        }
         agent.tell("connecting", false);
+        agent.meter.connected();
         let dialled = Instant::now();
         let (config, held) = (agent.config.clone(), agent.cache.held()?);
         match agent.meanwhile(Link::open(&config, credential.clone(), &held)).await {
@@ -56,7 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    fn open(config: Config) -> anyhow::Result<Self> {
+    fn open(clock: Clock, config: Config) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data)
             .with_context(|| format!("cannot use {}", config.data.display()))?;
         let shard = config.shard.as_deref().map(read_shard).transpose()?;
@@ -65,7 +88,8 @@ impl Agent {
         let graph = in_force(&cache)?;
         let mut measurement = tokio::time::interval(Duration::from_secs(config.report_s.max(1)));
         measurement.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        Ok(Self { cache, shard, status: Status::default(), graph, config, measurement })
+        let meter = Meter::open(&cache)?;
+        Ok(Self { cache, meter, clock, shard, status: Status::default(), graph, config, measurement })
     }
 
     /// One session: what is wanted is brought about, and measured now and then. A newer assignment takes the place of the
@@ -92,7 +116,11 @@ impl Agent {
             tokio::select! {
                 heard = link.hear() => match heard? {
                     Heard::Wanted(assignment) => task = Some(Task::new(*assignment, task.take())),
-                    Heard::Acknowledged(sequence) => self.cache.acknowledged(sequence)?,
+                    Heard::Acknowledged(sequence, bytes) => {
+                        self.cache.acknowledged(sequence)?;
+                        self.count(&link, Cause::Report, bytes)?;
+                    }
+                    Heard::Limit(cap) => self.meter.limit(&self.cache, cap)?,
                     Heard::Nothing => {}
                 },
                 piece = Task::piece(task.as_mut()) => if let Some(current) = task.take() {
@@ -102,6 +130,14 @@ impl Agent {
                     self.cache.sending(report.sequence)?;
                     link.report(&report).await?;
                 },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if let Some(task) = &mut task {
+                task.paused = false; // it asks again
+            }
+            self.count(&link, Cause::Control, 0)?;
+            if !self.meter.may_stay() {
+                bail!("the day's bytes are spent");
             }
         }
     }
@@ -119,9 +155,16 @@ impl Agent {
         }
     }
 
+    /// Counts what came over the line: up to `bytes` for `cause`.
+    pub(crate) fn count(&mut self, link: &Link, cause: Cause, bytes: u64) -> anyhow::Result<()> {
+        Ok(self.meter.count(&self.cache, ((self.clock)(), link.received()), (cause, bytes))?)
+    }
+
     fn measure(&mut self) -> anyhow::Result<Option<secateur_common::Report>> {
         let (cache, graph, shard) = (&self.cache, self.graph.as_ref(), self.shard.as_ref());
-        let report = tokio::task::block_in_place(|| report::take(cache, graph, shard));
+        let report = tokio::task::block_in_place(|| {
+            report::take(cache, graph, shard, (self.clock)(), self.meter.today())
+        });
         self.status.write(&self.config.data);
         report
     }

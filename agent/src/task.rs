@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use secateur_common::ByteCount;
+use secateur_common::{ByteCount, Cause, ledger};
 
 use crate::core::{Step, UpdateRef, Wanted, next};
 use crate::install;
@@ -22,6 +22,8 @@ pub(crate) struct Task {
     /// Bytes of the update that made what is wanted.
     received: ByteCount,
     fetch: Option<Fetch>,
+    /// The day's bytes are spent: it goes on when there are more.
+    pub(crate) paused: bool,
 }
 
 /// A download under way.
@@ -31,6 +33,8 @@ struct Fetch {
     received: u64,
     flushed: u64,
     renewed: Instant,
+    /// Where the part that was asked for ends; none where all was.
+    granted: Option<u64>,
 }
 
 impl Task {
@@ -39,7 +43,7 @@ impl Task {
         let Assignment { wanted, probe } = assignment;
         let same = |fetch: &Fetch| wanted.update.is_some_and(|update| update.id == fetch.update.id);
         let fetch = before.and_then(|before| before.fetch).filter(same);
-        Self { wanted, probe, received: ByteCount(0), fetch }
+        Self { wanted, probe, received: ByteCount(0), fetch, paused: false }
     }
 
     /// The next piece of the download; never, where none is under way.
@@ -50,9 +54,9 @@ impl Task {
         }
     }
 
-    /// Whether it waits for a download.
+    /// Whether it waits, for a download or another day.
     pub(crate) fn waits(&self) -> bool {
-        self.fetch.is_some()
+        self.fetch.is_some() || self.paused
     }
 }
 
@@ -104,9 +108,18 @@ impl Agent {
             self.cache.drop_partials(None)?;
             received = 0;
         }
-        self.progress(received, update.size);
-        let download = link.download(update, received).await?;
-        task.fetch = Some(Fetch { update, download, received, flushed: received, renewed: Instant::now() });
+        let missing = update.size.get() - received;
+        let grant = self.meter.grant(&self.cache, (self.clock)())?.map(|grant| grant.min(missing));
+        if grant == Some(0) && missing > 0 {
+            task.paused = true;
+            self.progress("paused until tomorrow", received, update.size);
+            return Ok(());
+        }
+        self.progress("downloading", received, update.size);
+        let download = link.download(update, received, grant).await?;
+        let granted = grant.map(|grant| received + grant);
+        task.fetch =
+            Some(Fetch { update, download, received, flushed: received, renewed: Instant::now(), granted });
         Ok(())
     }
 
@@ -119,6 +132,8 @@ impl Agent {
     ) -> anyhow::Result<Option<Task>> {
         let Some(fetch) = &mut task.fetch else { return Ok(Some(task)) };
         if let Some(piece) = piece {
+            let bytes = piece.len() as u64 + ledger::PIECE_FRAMING / 4;
+            self.count(link, Cause::Update, bytes)?;
             let end = fetch.received + piece.len() as u64;
             if end > fetch.update.size.get() {
                 bail!("the update is longer than was said");
@@ -131,14 +146,20 @@ impl Agent {
             }
             if fetch.renewed.elapsed() >= RENEWAL {
                 fetch.renewed = Instant::now();
-                self.progress(end, fetch.update.size);
+                self.progress("downloading", end, fetch.update.size);
             }
             return Ok(Some(task));
         }
         self.cache.flush()?;
         let (update, received) = (fetch.update, fetch.received);
+        let granted = fetch.granted;
+        self.meter.arrived();
         task.fetch = None;
         if received < update.size.get() {
+            // With a cap it comes in parts.
+            if granted.is_some_and(|end| received >= end) {
+                return Ok(Some(task));
+            }
             bail!("the update ended early");
         }
         task.received = update.size;
@@ -171,8 +192,8 @@ impl Agent {
         Ok(())
     }
 
-    fn progress(&mut self, received: u64, total: ByteCount) {
+    fn progress(&mut self, state: &str, received: u64, total: ByteCount) {
         (self.status.received_bytes, self.status.total_bytes) = (received, total.get());
-        self.tell("downloading", true);
+        self.tell(state, true);
     }
 }

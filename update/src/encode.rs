@@ -12,7 +12,7 @@ use crate::range::Encoder;
 use crate::sink::tensor_data;
 use crate::skeleton::Text;
 use crate::tensor::{Old, cheapest};
-use crate::{AccessError, EncodeError, StoreError, text};
+use crate::{AccessError, DecodeError, EncodeError, StoreError, text};
 
 /// The update that turns `base` into `target`, exactly; without a base, the full one. It is small where `target` is
 /// [published](crate::publish) and resembles `base`.
@@ -52,6 +52,17 @@ pub fn encode(base: Option<&Graph>, target: &Graph, generation: Generation) -> R
     let mut update = manifest.write();
     update.extend(bytes);
     Ok(update)
+}
+
+/// The same update for another generation.
+///
+/// # Errors
+/// Where the bytes are no update.
+pub fn with_generation(update: &[u8], generation: Generation) -> Result<Vec<u8>, DecodeError> {
+    let mut manifest = Manifest::read(update)?;
+    let payload = &update[manifest.header_bytes()..];
+    manifest.generation = generation;
+    Ok([&manifest.write(), payload].concat())
 }
 
 /// The full update of a variant that is read tensor by tensor, as a device stores it: the same bytes as

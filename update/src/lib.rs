@@ -39,7 +39,7 @@ mod trace;
 pub use apply::{Applied, apply};
 pub use base::{AccessError, Base};
 pub use decoder::Decoder;
-pub use encode::{encode, store};
+pub use encode::{encode, store, with_generation};
 pub use entry::Change;
 pub use error::{ApplyError, DecodeError, EncodeError, Part, StoreError};
 pub use manifest::{FORMAT, Manifest};

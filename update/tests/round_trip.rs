@@ -225,6 +225,15 @@ proptest! {
 }
 
 #[test]
+fn an_update_serves_any_generation() {
+    let (old, new) = (large(1), large(2));
+    let first = encode(Some(&old), &new, Generation(0)).unwrap();
+    let stamped = secateur_update::with_generation(&first, Generation(70_000)).unwrap();
+    assert!(stamped == encode(Some(&old), &new, Generation(70_000)).unwrap());
+    assert!(secateur_update::with_generation(&first[..9], Generation(1)).is_err());
+}
+
+#[test]
 fn the_stored_form_is_the_full_update_whoever_makes_it() {
     let mut graphs = vec![large(5), publish(&large(6), 2e-3), network(7), Graph::default()];
     graphs[0].initializers.insert("long".into(), Tensor::f32([40_000], weights(40_000, 8)).unwrap());

@@ -48,6 +48,7 @@ const ACCEPTED: &str = "accepted";
 const SEQUENCE: &str = "sequence";
 const SENT: &str = "sent";
 const RECEIVED: &str = "received";
+const METER: &str = "meter";
 /// Damaged caches that are kept for inspection.
 const ASIDES: usize = 3;
 
@@ -81,14 +82,20 @@ impl Cache {
         Self { kv: Box::new(kv), folder: PathBuf::new() }
     }
 
-    /// Reads every record once.
+    /// Reads every record once, and that every piece can be read: what cannot is not to be found in the middle of an update.
     fn check(&self) -> Result<()> {
         self.held()?;
         self.record::<Active>(PREVIOUS)?;
         self.record::<u64>(SEQUENCE)?;
         self.record::<u64>(SENT)?;
         self.record::<u64>(RECEIVED)?;
-        self.outbox().map(drop)
+        self.meter()?;
+        self.outbox()?;
+        let keys = [b"h/", b"m/", b"v/", b"p/"].map(|prefix| self.keys(prefix));
+        for key in keys.into_iter().collect::<Result<Vec<_>>>()?.concat() {
+            self.get(&key)?.ok_or(CacheError::Damaged("piece"))?;
+        }
+        Ok(())
     }
 
     /// What is held: what the state machine needs to know.

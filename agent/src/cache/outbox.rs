@@ -141,6 +141,7 @@ mod tests {
             model_bytes: ByteCount(0),
             disk_bytes: ByteCount(0),
             wire_bytes: ByteCount(0),
+            today: Default::default(),
         }
     }
 

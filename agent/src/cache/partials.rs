@@ -3,7 +3,8 @@
 use secateur_common::{ByteCount, Digest, caps};
 
 use super::kv::Change;
-use super::{Cache, CacheError, RECEIVED, Result, put};
+use super::{Cache, CacheError, METER, RECEIVED, Result, put};
+use crate::meter::Kept;
 
 impl Cache {
     /// How many bytes of the update `id` were received so far.
@@ -49,6 +50,23 @@ impl Cache {
         let kept = keep.map(partials);
         let other = |key: &Vec<u8>| kept.as_ref().is_none_or(|kept| !key.starts_with(kept));
         self.apply(self.keys(b"p/")?.into_iter().filter(other).map(Change::Delete).collect())
+    }
+
+    /// The day's bytes and the cap, as kept last.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn meter(&self) -> Result<Option<Kept>> {
+        self.record(METER)
+    }
+
+    /// Keeps the day's bytes and the cap; durable when this returns.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn keep_meter(&self, kept: &Kept) -> Result<()> {
+        self.apply(vec![put(METER, kept)])?;
+        self.flush()
     }
 
     /// Update bytes received since the cache was made.

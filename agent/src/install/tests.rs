@@ -124,6 +124,7 @@ fn post(cache: &Cache, told: &mut Acknowledged, dice: &mut Dice) -> anyhow::Resu
         model_bytes: ByteCount(0),
         disk_bytes: ByteCount(0),
         wire_bytes: cache.received()?,
+        today: Default::default(),
     })?;
     told.reports.push(sequence);
     if told.reports.len() > dice.below(20) {
