@@ -6,7 +6,7 @@ use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{Family, Method, PruneError, SHIPPED_SHARE};
+use secateur_prune::{Family, Meter, Method, PruneError, SHIPPED_SHARE};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,9 @@ pub(crate) fn on_demand(
     let unreachable = |asked: &Budget| asked.iter().map(|(metric, limit)| (metric, limit * 1.001)).collect();
     let key = Families::key(record.file, record.calibration);
     let family = families.get(key, || Family::new(&dense, Method::Obs, SEED, Some(&inputs), &mut |_| ()));
+    let meter = Meter::new(&sizer);
     let pruned =
-        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, &sizer, &mut |_| ()));
+        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, meter, &mut |_| ()));
     let pruned = match pruned {
         Ok(pruned) => pruned,
         Err(PruneError::Infeasible { metric, limit, smallest }) => {

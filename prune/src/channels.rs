@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use secateur_common::{Budget, ByteCount, Metric, Violation};
 use secateur_model::groups::{self, Groups, KeepSets, Role};
-use secateur_model::{Graph, Tensor, cost, fold, shape};
+use secateur_model::timing::Timing;
+use secateur_model::{Graph, Tensor, fold, shape};
 
 use crate::allocate::allocate;
 use crate::curves::curves;
@@ -15,20 +16,20 @@ use crate::path::Path;
 use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
 use crate::widths::{Prices, Widths};
-use crate::{Kept, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
+use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Request, Rung};
 
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     let family = Family::new(dense, request.method, request.seed, request.calibration, progress)?;
     if !request.budget.is_empty() {
-        let pruned = family.to_budget(&request.budget, request.refit_share, sizer, progress)?;
+        let pruned = family.to_budget(&request.budget, request.refit_share, meter, progress)?;
         return Ok(Pruned { threshold: request.threshold, ..pruned });
     }
-    let path = family.path(Prices::MACS);
+    let path = family.path()?;
     let steps = steps_asked(request, &path)?;
     let graph = family.build(&path, steps)?;
     let (graph, kept) =
@@ -123,16 +124,17 @@ impl Family {
         refit_share: f64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Rung>, PruneError> {
-        let path = self.path(Prices::MACS);
-        let all = cost_of(&self.graph, None)?.macs.get() as f64;
+        let path = self.path()?;
+        let all = cost_of(&self.graph)?.macs.get() as f64;
         let kept = self.kept(&self.groups.keep_all());
         let mut rungs = vec![Rung { graph: dense.clone(), label: "dense".into(), share: 1.0, kept }];
         let mut last = 0;
         for (done, &share) in shares.iter().enumerate() {
             progress(Progress { stage: "ladder", done, total: shares.len() });
             let budget = Budget::default().with(Metric::Macs, share * all);
-            let within =
-                first_within(path.len(), &budget, &|_| ByteCount(0), |steps| self.build(&path, steps));
+            let within = first_within(path.len(), &budget, Meter::new(&|_| ByteCount(0)), |steps| {
+                self.build(&path, steps)
+            });
             let (steps, graph) = match within {
                 Err(PruneError::Infeasible { .. }) => break,
                 other => other?,
@@ -143,7 +145,7 @@ impl Family {
             last = steps;
             let keep = path.keep(&self.groups, steps);
             let (graph, kept) = self.finished(graph, &keep, refit_share, &mut |_| ())?;
-            let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
+            let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             rungs.push(Rung {
                 graph,
                 label: format!("macs {:.0}%", share * 100.0),
@@ -163,19 +165,19 @@ impl Family {
         &self,
         budget: &Budget,
         refit_share: f64,
-        sizer: Sizer<'_>,
+        meter: Meter<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pruned, PruneError> {
-        measure::supported(budget)?;
+        measure::supported(budget, meter)?;
         crate::check_share(refit_share)?;
         progress(Progress { stage: "allocate", done: 0, total: 1 });
-        let (path, mut steps, mut graph) = allocate(self, budget, sizer)?;
+        let (path, mut steps, mut graph) = allocate(self, budget, meter)?;
         progress(Progress { stage: "allocate", done: 1, total: 1 });
         loop {
             let keep = path.keep(&self.groups, steps);
             let (fitted, kept) = self.finished(graph, &keep, refit_share, progress)?;
             // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
-            match (violations(&fitted, budget, sizer)?.first(), steps < path.len()) {
+            match (violations(&fitted, budget, meter)?.first(), steps < path.len()) {
                 (None, _) => return Ok(Pruned { graph: fitted, method: self.method, kept, threshold: None }),
                 (Some(&Violation { metric, limit, actual }), false) => {
                     return Err(PruneError::Infeasible { metric, limit, smallest: actual });
@@ -201,15 +203,21 @@ impl Family {
         Ok((graph, self.kept(keep)))
     }
 
-    /// The path along which channels go.
-    pub(crate) fn path(&self, prices: Prices) -> Path {
-        match (&self.curves, cost::analyse(&self.graph)) {
-            (Some(curves), Ok(analysis)) => {
-                let widths = Widths::new(&self.graph, &analysis, &self.groups, &self.traces);
-                Path::by_gain(&self.traces, curves, &widths, &prices)
-            }
-            _ => Path::by_score(&self.traces),
+    /// The path along which channels go where multiply-accumulates are what counts.
+    fn path(&self) -> Result<Path, PruneError> {
+        Ok(self.path_by(&self.widths(None)?, &Prices::MACS, 1))
+    }
+
+    /// The path along which they go at `prices`, widths rounded up to multiples of `lanes`.
+    pub(crate) fn path_by(&self, widths: &Widths, prices: &Prices, lanes: usize) -> Path {
+        match &self.curves {
+            Some(curves) => Path::by_gain(&self.traces, curves, widths, prices, lanes),
+            None => Path::by_score(&self.traces, lanes),
         }
+    }
+
+    pub(crate) fn widths(&self, timing: Option<&Timing>) -> Result<Widths, PruneError> {
+        Widths::new(&self.graph, &self.groups, &self.traces, timing)
     }
 
     pub(crate) fn build(&self, path: &Path, steps: usize) -> Result<Graph, PruneError> {
