@@ -53,13 +53,13 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
 /// A model's family of variants: all that the choice of what goes is made from, taken once. Each variant is then a
 /// point of a path, cut and refitted.
 pub struct Family {
-    method: Method,
-    seed: u64,
+    pub(crate) method: Method,
+    pub(crate) seed: u64,
     pub(crate) graph: Graph,
     pub(crate) groups: Groups,
-    traces: Vec<Trace>,
+    pub(crate) traces: Vec<Trace>,
     /// For `obs`: what a refit is made from, and what each group's channels are worth.
-    observed: Option<Observed>,
+    pub(crate) observed: Option<Observed>,
     pub(crate) curves: Option<Vec<Vec<f64>>>,
 }
 
@@ -76,25 +76,9 @@ impl Family {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, PruneError> {
         crate::check(dense, calibration, method)?;
-        let mut graph = dense.clone();
-        groups::prepare(&mut graph);
-        if method == Method::Obs {
-            fold::batch_norms(&mut graph); // the refit corrects what they would
-        }
-        let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
-        let groups = groups::find(&graph, &shapes);
-        if groups.groups.iter().all(|group| group.channels < 2) {
-            return Err(nothing_prunable(&groups));
-        }
+        let (graph, groups) = grouped(dense, method)?;
         let observed = match calibration.filter(|_| method.needs_calibration()) {
-            Some(data) => {
-                let sites = groups.groups.iter().flat_map(|group| &group.sites);
-                let takes_in: HashSet<&str> = sites
-                    .filter(|site| site.role == Role::Consumer)
-                    .map(|site| site.tensor.as_str())
-                    .collect();
-                Some(observe(&graph, data, |weights| takes_in.contains(weights), progress)?)
-            }
+            Some(data) => Some(observe(&graph, data, takes_in(&groups), progress)?),
             None => None,
         };
         let mut score = score(method, seed, observed.as_ref());
@@ -243,6 +227,32 @@ impl Family {
         pair.map(|(group, set)| Kept { group: group.name.clone(), kept: set.len(), of: group.channels })
             .collect()
     }
+}
+
+/// The graph as it is pruned, and its groups.
+///
+/// # Errors
+/// Where no group has two channels.
+pub(crate) fn grouped(dense: &Graph, method: Method) -> Result<(Graph, Groups), PruneError> {
+    let mut graph = dense.clone();
+    groups::prepare(&mut graph);
+    if method == Method::Obs {
+        fold::batch_norms(&mut graph); // the refit corrects what they would
+    }
+    let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
+    let groups = groups::find(&graph, &shapes);
+    match groups.groups.iter().all(|group| group.channels < 2) {
+        true => Err(nothing_prunable(&groups)),
+        false => Ok((graph, groups)),
+    }
+}
+
+/// Whether a tensor of weights takes in channels of a group.
+pub(crate) fn takes_in(groups: &Groups) -> impl Fn(&str) -> bool {
+    let sites = groups.groups.iter().flat_map(|group| &group.sites);
+    let consumers = sites.filter(|site| site.role == Role::Consumer);
+    let tensors: HashSet<&str> = consumers.map(|site| site.tensor.as_str()).collect();
+    move |weights| tensors.contains(weights)
 }
 
 fn nothing_prunable(groups: &Groups) -> PruneError {

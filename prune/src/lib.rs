@@ -24,6 +24,7 @@ mod refit;
 mod regression;
 mod request;
 mod sparse;
+mod stored;
 mod trace;
 mod widths;
 
