@@ -5,7 +5,8 @@ import measure
 
 
 def torch_pruning(importance, everywhere, labels=False):
-    """Iterative ranking over all layers (`everywhere`) or within each; the first step at which the MACs hold."""
+    """Iterative ranking over all layers (`everywhere`) or within each; the first step at which the MACs hold. Then batch norms
+    are estimated anew on the calibration inputs, where the net has some."""
     def run(dense, targets, calibration, labelled):
         import torch, torch_pruning as tp
         from torch_net import Net
@@ -25,7 +26,8 @@ def torch_pruning(importance, everywhere, labels=False):
                     net.zero_grad()
                     torch.nn.functional.cross_entropy(net(batch[0]), batch[1]).backward()
                 pruner.step()
-            yield model
+            net.reestimate(torch.tensor(calibration))
+            yield net.onnx()
     return run
 
 

@@ -25,6 +25,8 @@ pub const TENSOR_RANK: usize = 8;
 pub const TENSOR_ELEMENTS: usize = 256 * 1024 * 1024 / 4;
 /// A value (activation) of a graph, at most, in elements of one inference.
 pub const ACTIVATION_ELEMENTS: usize = 256 * 1024 * 1024;
+/// What pruning took of one model, as the coordinator keeps it, at most, in bytes.
+pub const FAMILY_BYTES: usize = 128 * 1024 * 1024;
 /// A name (device, model, group, label key or value), at most, in bytes.
 pub const NAME_BYTES: usize = 128;
 /// A name inside a graph (values, nodes, tensors), at most, in bytes.

@@ -1,15 +1,16 @@
 //! Models and their ladders: built once, each rung published, evaluated and kept by its digest.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{Family, Method, PruneError, SHIPPED_SHARE};
+use secateur_prune::{Meter, PruneError, SHIPPED_SHARE};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
+use crate::families::Families;
 use crate::store::{Change, Store, records};
 use crate::{Config, CoordinatorError};
 
@@ -23,6 +24,13 @@ pub(crate) struct ModelRecord {
     pub(crate) calibration: Digest,
     /// Validation data as it was given, if it was.
     pub(crate) validation: Option<Digest>,
+}
+
+impl ModelRecord {
+    /// Under what its family is kept.
+    pub(crate) fn family(&self) -> Digest {
+        Families::key(self.file, self.calibration)
+    }
 }
 
 /// What an operator gives to register a model.
@@ -53,6 +61,7 @@ pub(crate) fn build(
     new: NewModel,
     config: &Config,
     families: &Families,
+    store: &dyn Store,
     progress: OnProgress<'_>,
 ) -> Result<(ModelRecord, Vec<Change>), CoordinatorError> {
     let dense = onnx::read(&new.onnx).map_err(|error| CoordinatorError::bad("the model", error))?;
@@ -63,8 +72,7 @@ pub(crate) fn build(
     let failed = |error: PruneError| CoordinatorError::bad("the model", error);
     let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
     let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
-    let family = families.get(key, || Family::new(&dense, Method::Obs, SEED, Some(&inputs), &mut told));
-    let family = family.map_err(failed)?;
+    let family = families.get(key, store, &dense, &inputs, &mut told).map_err(failed)?;
     let rungs = family.rungs(&dense, &config.ladder, SHIPPED_SHARE, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
     let total = rungs.len();
@@ -119,10 +127,11 @@ pub(crate) fn on_demand(
     let inputs = calibration.inputs();
     let sizer = |graph: &Graph| update::stored_bytes(&update::publish(graph, config.max_nmse));
     let unreachable = |asked: &Budget| asked.iter().map(|(metric, limit)| (metric, limit * 1.001)).collect();
-    let key = Families::key(record.file, record.calibration);
-    let family = families.get(key, || Family::new(&dense, Method::Obs, SEED, Some(&inputs), &mut |_| ()));
+    let key = record.family();
+    let family = families.get(key, &**store, &dense, &inputs, &mut |_| ());
+    let meter = Meter::new(&sizer);
     let pruned =
-        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, &sizer, &mut |_| ()));
+        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, meter, &mut |_| ()));
     let pruned = match pruned {
         Ok(pruned) => pruned,
         Err(PruneError::Infeasible { metric, limit, smallest }) => {
@@ -142,37 +151,6 @@ pub(crate) fn on_demand(
     }
     let changes = vec![blob_of(&made)];
     Ok(Answer::Made { rung: Box::new(made.rung), changes, floors })
-}
-
-/// What models were last pruned from: a rung on demand begins where the ladder did. A few are kept: each holds
-/// statistics of some ten megabytes.
-#[derive(Default)]
-pub(crate) struct Families(Mutex<Vec<(Digest, Arc<Family>)>>);
-
-/// Families kept, at most.
-const FAMILIES: usize = 2;
-
-impl Families {
-    fn key(model: Digest, calibration: Digest) -> Digest {
-        Digest::of(&[model.as_bytes().as_slice(), calibration.as_bytes()].concat())
-    }
-
-    /// The family of `key`; makes it where it is not at hand.
-    fn get(
-        &self,
-        key: Digest,
-        make: impl FnOnce() -> Result<Family, PruneError>,
-    ) -> Result<Arc<Family>, PruneError> {
-        let kept = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, family)) = kept().iter().find(|(of, _)| *of == key) {
-            return Ok(Arc::clone(family));
-        }
-        let family = Arc::new(make()?); // slow: nobody waits for the lock meanwhile
-        let mut kept = kept();
-        kept.truncate(FAMILIES - 1);
-        kept.insert(0, (key, Arc::clone(&family)));
-        Ok(family)
-    }
 }
 
 /// The published graph of a variant.

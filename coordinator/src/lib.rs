@@ -11,6 +11,7 @@ mod catalog;
 pub mod cli;
 mod config;
 mod error;
+mod families;
 mod grpc;
 mod inventory;
 mod rollout;

@@ -12,7 +12,8 @@ use secateur_common::{
 use secateur_plan::{Assignment, Ladder};
 use tokio::sync::{Notify, watch};
 
-use crate::catalog::{Families, ModelRecord};
+use crate::catalog::ModelRecord;
+use crate::families::Families;
 use crate::inventory::{DeviceRecord, Shipped};
 use crate::rollout::PlanRecord;
 use crate::store::records::{self, Counters};

@@ -13,6 +13,7 @@ pub mod groups;
 pub mod onnx;
 pub mod shape;
 mod tensor;
+pub mod timing;
 
 pub use graph::{Attribute, Dim, Graph, GraphError, Node, OpSet, ValueInfo};
 pub use tensor::{DType, Tensor, TensorData, TensorError};

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use secateur_common::{Budget, ByteCount, Metric, Violation};
 use secateur_model::groups::{self, Groups, KeepSets, Role};
-use secateur_model::{Graph, Tensor, cost, fold, shape};
+use secateur_model::timing::Timing;
+use secateur_model::{Graph, Tensor, fold, shape};
 
 use crate::allocate::allocate;
 use crate::curves::curves;
@@ -15,20 +16,20 @@ use crate::path::Path;
 use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
 use crate::widths::{Prices, Widths};
-use crate::{Kept, Method, Progress, PruneError, Pruned, Request, Rung, Sizer};
+use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Request, Rung};
 
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     let family = Family::new(dense, request.method, request.seed, request.calibration, progress)?;
     if !request.budget.is_empty() {
-        let pruned = family.to_budget(&request.budget, request.refit_share, sizer, progress)?;
+        let pruned = family.to_budget(&request.budget, request.refit_share, meter, progress)?;
         return Ok(Pruned { threshold: request.threshold, ..pruned });
     }
-    let path = family.path(Prices::MACS);
+    let path = family.path()?;
     let steps = steps_asked(request, &path)?;
     let graph = family.build(&path, steps)?;
     let (graph, kept) =
@@ -52,13 +53,13 @@ fn steps_asked(request: &Request<'_>, path: &Path) -> Result<usize, PruneError> 
 /// A model's family of variants: all that the choice of what goes is made from, taken once. Each variant is then a
 /// point of a path, cut and refitted.
 pub struct Family {
-    method: Method,
-    seed: u64,
+    pub(crate) method: Method,
+    pub(crate) seed: u64,
     pub(crate) graph: Graph,
     pub(crate) groups: Groups,
-    traces: Vec<Trace>,
+    pub(crate) traces: Vec<Trace>,
     /// For `obs`: what a refit is made from, and what each group's channels are worth.
-    observed: Option<Observed>,
+    pub(crate) observed: Option<Observed>,
     pub(crate) curves: Option<Vec<Vec<f64>>>,
 }
 
@@ -75,25 +76,9 @@ impl Family {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, PruneError> {
         crate::check(dense, calibration, method)?;
-        let mut graph = dense.clone();
-        groups::prepare(&mut graph);
-        if method == Method::Obs {
-            fold::batch_norms(&mut graph); // the refit corrects what they would
-        }
-        let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
-        let groups = groups::find(&graph, &shapes);
-        if groups.groups.iter().all(|group| group.channels < 2) {
-            return Err(nothing_prunable(&groups));
-        }
+        let (graph, groups) = grouped(dense, method)?;
         let observed = match calibration.filter(|_| method.needs_calibration()) {
-            Some(data) => {
-                let sites = groups.groups.iter().flat_map(|group| &group.sites);
-                let takes_in: HashSet<&str> = sites
-                    .filter(|site| site.role == Role::Consumer)
-                    .map(|site| site.tensor.as_str())
-                    .collect();
-                Some(observe(&graph, data, |weights| takes_in.contains(weights), progress)?)
-            }
+            Some(data) => Some(observe(&graph, data, takes_in(&groups), progress)?),
             None => None,
         };
         let mut score = score(method, seed, observed.as_ref());
@@ -123,16 +108,17 @@ impl Family {
         refit_share: f64,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Rung>, PruneError> {
-        let path = self.path(Prices::MACS);
-        let all = cost_of(&self.graph, None)?.macs.get() as f64;
+        let path = self.path()?;
+        let all = cost_of(&self.graph)?.macs.get() as f64;
         let kept = self.kept(&self.groups.keep_all());
         let mut rungs = vec![Rung { graph: dense.clone(), label: "dense".into(), share: 1.0, kept }];
         let mut last = 0;
         for (done, &share) in shares.iter().enumerate() {
             progress(Progress { stage: "ladder", done, total: shares.len() });
             let budget = Budget::default().with(Metric::Macs, share * all);
-            let within =
-                first_within(path.len(), &budget, &|_| ByteCount(0), |steps| self.build(&path, steps));
+            let within = first_within(path.len(), &budget, Meter::new(&|_| ByteCount(0)), |steps| {
+                self.build(&path, steps)
+            });
             let (steps, graph) = match within {
                 Err(PruneError::Infeasible { .. }) => break,
                 other => other?,
@@ -143,7 +129,7 @@ impl Family {
             last = steps;
             let keep = path.keep(&self.groups, steps);
             let (graph, kept) = self.finished(graph, &keep, refit_share, &mut |_| ())?;
-            let share_built = cost_of(&graph, None)?.macs.get() as f64 / all.max(1.0);
+            let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             rungs.push(Rung {
                 graph,
                 label: format!("macs {:.0}%", share * 100.0),
@@ -163,19 +149,19 @@ impl Family {
         &self,
         budget: &Budget,
         refit_share: f64,
-        sizer: Sizer<'_>,
+        meter: Meter<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pruned, PruneError> {
-        measure::supported(budget)?;
+        measure::supported(budget, meter)?;
         crate::check_share(refit_share)?;
         progress(Progress { stage: "allocate", done: 0, total: 1 });
-        let (path, mut steps, mut graph) = allocate(self, budget, sizer)?;
+        let (path, mut steps, mut graph) = allocate(self, budget, meter)?;
         progress(Progress { stage: "allocate", done: 1, total: 1 });
         loop {
             let keep = path.keep(&self.groups, steps);
             let (fitted, kept) = self.finished(graph, &keep, refit_share, progress)?;
             // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
-            match (violations(&fitted, budget, sizer)?.first(), steps < path.len()) {
+            match (violations(&fitted, budget, meter)?.first(), steps < path.len()) {
                 (None, _) => return Ok(Pruned { graph: fitted, method: self.method, kept, threshold: None }),
                 (Some(&Violation { metric, limit, actual }), false) => {
                     return Err(PruneError::Infeasible { metric, limit, smallest: actual });
@@ -201,15 +187,21 @@ impl Family {
         Ok((graph, self.kept(keep)))
     }
 
-    /// The path along which channels go.
-    pub(crate) fn path(&self, prices: Prices) -> Path {
-        match (&self.curves, cost::analyse(&self.graph)) {
-            (Some(curves), Ok(analysis)) => {
-                let widths = Widths::new(&self.graph, &analysis, &self.groups, &self.traces);
-                Path::by_gain(&self.traces, curves, &widths, &prices)
-            }
-            _ => Path::by_score(&self.traces),
+    /// The path along which channels go where multiply-accumulates are what counts.
+    fn path(&self) -> Result<Path, PruneError> {
+        Ok(self.path_by(&self.widths(None)?, &Prices::MACS, 1))
+    }
+
+    /// The path along which they go at `prices`, widths rounded up to multiples of `lanes`.
+    pub(crate) fn path_by(&self, widths: &Widths, prices: &Prices, lanes: usize) -> Path {
+        match &self.curves {
+            Some(curves) => Path::by_gain(&self.traces, curves, widths, prices, lanes),
+            None => Path::by_score(&self.traces, lanes),
         }
+    }
+
+    pub(crate) fn widths(&self, timing: Option<&Timing>) -> Result<Widths, PruneError> {
+        Widths::new(&self.graph, &self.groups, &self.traces, timing)
     }
 
     pub(crate) fn build(&self, path: &Path, steps: usize) -> Result<Graph, PruneError> {
@@ -235,6 +227,32 @@ impl Family {
         pair.map(|(group, set)| Kept { group: group.name.clone(), kept: set.len(), of: group.channels })
             .collect()
     }
+}
+
+/// The graph as it is pruned, and its groups.
+///
+/// # Errors
+/// Where no group has two channels.
+pub(crate) fn grouped(dense: &Graph, method: Method) -> Result<(Graph, Groups), PruneError> {
+    let mut graph = dense.clone();
+    groups::prepare(&mut graph);
+    if method == Method::Obs {
+        fold::batch_norms(&mut graph); // the refit corrects what they would
+    }
+    let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
+    let groups = groups::find(&graph, &shapes);
+    match groups.groups.iter().all(|group| group.channels < 2) {
+        true => Err(nothing_prunable(&groups)),
+        false => Ok((graph, groups)),
+    }
+}
+
+/// Whether a tensor of weights takes in channels of a group.
+pub(crate) fn takes_in(groups: &Groups) -> impl Fn(&str) -> bool {
+    let sites = groups.groups.iter().flat_map(|group| &group.sites);
+    let consumers = sites.filter(|site| site.role == Role::Consumer);
+    let tensors: HashSet<&str> = consumers.map(|site| site.tensor.as_str()).collect();
+    move |weights| tensors.contains(weights)
 }
 
 fn nothing_prunable(groups: &Groups) -> PruneError {

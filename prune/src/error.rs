@@ -11,7 +11,7 @@ pub enum PruneError {
     #[error("the {metric} budget of {} cannot be met: the least that can be reached is {}", .metric.show(*.limit), .metric.show(*.smallest))]
     Infeasible { metric: Metric, limit: f64, smallest: f64 },
     #[error(
-        "the {metric} budget cannot be met by pruning alone: give macs, model_bytes or peak_memory_bytes"
+        "the {metric} budget cannot be met by pruning alone: give macs, model_bytes or peak_memory_bytes, or say what inferences take"
     )]
     UnsupportedMetric { metric: Metric },
     #[error("the request says nothing of how far to prune: give a budget, a rate or a threshold")]

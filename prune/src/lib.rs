@@ -1,7 +1,8 @@
 //! Prunes a graph to budgets: orders, allocation, masks, the ladder.
 //!
 //! Architecture invariant: nothing here does I/O, reads a clock or draws randomness (seeds are arguments); nothing
-//! here knows devices, plans or the update format (what a variant weighs as stored comes from a `sizer`).
+//! here knows devices, plans or the update format (what a variant weighs as stored, and what its time
+//! is made of, comes from a `Meter`).
 //! Nothing leaves before the oracle has held: masked at the consumers ≡ physically cut, on random inputs.
 #![forbid(unsafe_code)]
 
@@ -23,13 +24,14 @@ mod refit;
 mod regression;
 mod request;
 mod sparse;
+mod stored;
 mod trace;
 mod widths;
 
 pub use channels::Family;
 pub use error::PruneError;
 pub use moments::{Moments, OtherColumns};
-pub use request::{Kept, Method, Progress, Pruned, Request, Rung, SHARES, SHIPPED_SHARE, Sizer, Structure};
+pub use request::{Kept, Meter, Method, Progress, Pruned, Request, Rung, SHARES, SHIPPED_SHARE, Structure};
 pub use sparse::Pattern;
 
 use secateur_model::{Dim, Graph, Tensor};
@@ -42,20 +44,20 @@ use secateur_model::{Dim, Graph, Tensor};
 pub fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     check(dense, request.calibration, request.method)?;
     check_share(request.refit_share)?;
-    measure::supported(&request.budget)?;
+    measure::supported(&request.budget, meter)?;
     match request.structure {
-        Structure::Channels => channels::prune(dense, request, sizer, progress),
+        Structure::Channels => channels::prune(dense, request, meter, progress),
         Structure::Mixed if request.method != Method::Obs || request.budget.is_empty() => {
             let got = request.method.name().into();
             Err(PruneError::BadOption { what: "method of a mixture", got, expected: "obs, with a budget" })
         }
-        Structure::Mixed => mixed::prune(dense, request, sizer, progress),
-        Structure::Weights => sparse::prune(dense, request, sizer, progress),
+        Structure::Mixed => mixed::prune(dense, request, meter, progress),
+        Structure::Weights => sparse::prune(dense, request, meter, progress),
     }
 }
 

@@ -6,7 +6,7 @@ use secateur_model::{Graph, eval};
 use crate::divergence::divergence;
 use crate::measure::{cost_of, violations};
 use crate::oracle::unrunnable;
-use crate::{Family, Progress, PruneError, Pruned, Request, Sizer, Structure};
+use crate::{Family, Meter, Progress, PruneError, Pruned, Request, Structure};
 
 /// Shares of the dense multiply-accumulates to which channels are cut before single weights go.
 const SHARES: [f64; 3] = [1.0, 0.6, 0.35];
@@ -17,7 +17,7 @@ const IMAGES: usize = 1024;
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     let mut best: Option<(f64, Pruned)> = None;
@@ -31,7 +31,7 @@ pub(crate) fn prune(
         other => Some(other?),
     };
     for share in SHARES {
-        match mixture(dense, family.as_ref(), request, share, sizer, progress) {
+        match mixture(dense, family.as_ref(), request, share, meter, progress) {
             Ok(Some(pruned)) => {
                 let distance = distance(dense, &pruned.graph, request)?;
                 if best.as_ref().is_none_or(|best| distance < best.0) {
@@ -58,7 +58,7 @@ fn mixture(
     family: Option<&Family>,
     request: &Request<'_>,
     share: f64,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Option<Pruned>, PruneError> {
     let mut first = Budget::default();
@@ -66,20 +66,20 @@ fn mixture(
         first = first.with(Metric::PeakMemoryBytes, limit);
     }
     if share < 1.0 {
-        first = first.with(Metric::Macs, share * cost_of(dense, None)?.macs.get() as f64);
+        first = first.with(Metric::Macs, share * cost_of(dense)?.macs.get() as f64);
     }
     let narrow = match (first.is_empty(), family) {
         (true, _) => {
             Pruned { graph: dense.clone(), method: request.method, kept: Vec::new(), threshold: None }
         }
-        (false, Some(family)) => family.to_budget(&first, request.refit_share, sizer, progress)?,
+        (false, Some(family)) => family.to_budget(&first, request.refit_share, meter, progress)?,
         (false, None) => return Ok(None),
     };
-    if violations(&narrow.graph, &request.budget, sizer)?.is_empty() {
+    if violations(&narrow.graph, &request.budget, meter)?.is_empty() {
         return Ok(Some(narrow));
     }
     let asked = Request { structure: Structure::Weights, ..request.clone() };
-    let sparse = crate::sparse::prune(&narrow.graph, &asked, sizer, progress)?;
+    let sparse = crate::sparse::prune(&narrow.graph, &asked, meter, progress)?;
     Ok(Some(Pruned { kept: narrow.kept, ..sparse }))
 }
 

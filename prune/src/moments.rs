@@ -31,6 +31,20 @@ impl Moments {
         self.rows
     }
 
+    /// The rows taken, and the lower triangle of their sums, column after column.
+    pub(crate) fn parts(&self) -> (u64, impl Iterator<Item = f64> + '_) {
+        let k = self.columns();
+        (self.rows, (0..k).flat_map(move |j| (j..k).map(move |i| self.gram[(i, j)])))
+    }
+
+    /// What [`Self::parts`] told, `columns * (columns + 1) / 2` sums; missing ones are zero.
+    pub(crate) fn from_parts(columns: usize, rows: u64, sums: &[f64]) -> Self {
+        let mut moments = Self { rows, ..Self::new(columns) };
+        let places = (0..columns).flat_map(|j| (j..columns).map(move |i| (i, j)));
+        places.zip(sums).for_each(|(place, &sum)| moments.gram[place] = sum);
+        moments
+    }
+
     /// Adds rows, row-major `[rows, columns]`.
     pub fn add(&mut self, rows: &[f32]) {
         let columns = self.columns();

@@ -122,12 +122,8 @@ pub(crate) fn observe(
     wanted: impl Fn(&str) -> bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Observed, PruneError> {
-    let shapes = shape::infer(graph, 1).map_err(unrunnable)?;
-    let images =
-        calibration.shape()[0].min(IMAGES).min((LIVE_ELEMENTS / live_elements(graph, &shapes).max(1)).max(1));
-    let inputs = calibration.gathered(0, &(0..images).collect::<Vec<_>>());
-    let mut layers: Vec<Seen> =
-        (0..graph.nodes.len()).filter_map(|node| seen(graph, &shapes, node, images, &wanted)).collect();
+    let (inputs, mut layers) = unseen(graph, calibration, wanted)?;
+    let images = inputs.shape()[0];
     let Some(input) = graph.inputs.first() else {
         return Err(PruneError::Unrunnable { problem: "it has no input".into() });
     };
@@ -164,6 +160,24 @@ pub(crate) fn observe(
         seen.targets.len() == all && (seen.own.is_empty() || seen.own.len() == all)
     });
     Ok(Observed { inputs, layers, output })
+}
+
+/// The inputs that are taken of `calibration`, and the layers before anything was seen of them.
+///
+/// # Errors
+/// Where the graph's shapes are not known.
+pub(crate) fn unseen(
+    graph: &Graph,
+    calibration: &Tensor,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(Tensor, Vec<Seen>), PruneError> {
+    let shapes = shape::infer(graph, 1).map_err(unrunnable)?;
+    let images =
+        calibration.shape()[0].min(IMAGES).min((LIVE_ELEMENTS / live_elements(graph, &shapes).max(1)).max(1));
+    let inputs = calibration.gathered(0, &(0..images).collect::<Vec<_>>());
+    let nodes = 0..graph.nodes.len();
+    let layers = nodes.filter_map(|node| seen(graph, &shapes, node, images, &wanted)).collect();
+    Ok((inputs, layers))
 }
 
 fn seen(

@@ -1,7 +1,5 @@
 //! The order in which channels of all groups go: one path for a graph, so that all its keep-sets are nested.
 
-use std::collections::BTreeMap;
-
 use secateur_model::groups::{Groups, KeepSets};
 
 use crate::trace::Trace;
@@ -11,13 +9,15 @@ use crate::widths::{Prices, Widths};
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
     steps: Vec<(usize, usize)>,
+    /// Widths are rounded up to a multiple of so many channels.
+    lanes: usize,
     /// What each step loses, for paths by score alone.
     scores: Vec<f64>,
 }
 
 impl Path {
     /// Smallest score first, over all groups.
-    pub(crate) fn by_score(traces: &[Trace]) -> Self {
+    pub(crate) fn by_score(traces: &[Trace], lanes: usize) -> Self {
         let mut ranked: Vec<(f64, usize, usize)> = Vec::new();
         for (group, trace) in traces.iter().enumerate() {
             let score = |at: usize| trace.lost[at + 1] - trace.lost[at];
@@ -27,17 +27,24 @@ impl Path {
         Self {
             scores: ranked.iter().map(|step| step.0).collect(),
             steps: ranked.into_iter().map(|(_, group, channel)| (group, channel)).collect(),
+            lanes,
         }
     }
 
     /// The stretch first that saves most for what it loses, each group along its trace and its curve of divergence;
     /// what is saved is weighed by `prices`.
-    pub(crate) fn by_gain(traces: &[Trace], curves: &[Vec<f64>], widths: &Widths, prices: &Prices) -> Self {
+    pub(crate) fn by_gain(
+        traces: &[Trace],
+        curves: &[Vec<f64>],
+        widths: &Widths,
+        prices: &Prices,
+        lanes: usize,
+    ) -> Self {
         let mut gone = vec![0; traces.len()];
         let mut steps = Vec::new();
         let stretch = |group: usize, gone: &[usize]| -> Option<(f64, usize)> {
             let now = widths.saving_base(group, gone, prices);
-            let ends = ends(traces[group].order.len(), gone[group]);
+            let ends = ends(traces[group].order.len(), gone[group], lanes);
             let ratio = |end: usize| {
                 let saved = now - widths.with(group, end, gone, prices);
                 saved / (curves[group][end] - curves[group][gone[group]]).max(1e-12)
@@ -54,7 +61,7 @@ impl Path {
             steps.extend(traces[group].order[gone[group]..end].iter().map(|&channel| (group, channel)));
             gone[group] = end;
         }
-        Self { steps, scores: Vec::new() }
+        Self { steps, lanes, scores: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -66,29 +73,44 @@ impl Path {
         self.scores.partition_point(|&score| score < limit)
     }
 
-    /// For each group that has lost a channel after `steps` steps, the last step that took one.
-    pub(crate) fn last_of_each(&self, steps: usize) -> Vec<(usize, usize)> {
-        let taken = self.steps[..steps].iter().enumerate().map(|(at, &(group, _))| (group, at));
-        taken.collect::<BTreeMap<_, _>>().into_iter().collect()
-    }
-
-    /// The same path with the step at `at` put off to be the last of the first `steps`.
-    pub(crate) fn put_off(&self, at: usize, steps: usize) -> Self {
+    /// The same path and how far to go along it so that `group`, of which `gone` channels are gone after `steps` steps,
+    /// keeps one more, or as many as fill its lanes: its last steps are put off.
+    pub(crate) fn given_back(&self, group: usize, gone: usize, steps: usize) -> (Self, usize) {
         let mut path = self.clone();
-        path.steps[at..steps].rotate_left(1);
-        path
+        let taken = self.steps[..steps].iter().filter(|step| step.0 == group).count();
+        let mut end = steps;
+        for _ in gone..=taken {
+            if let Some(at) = path.steps[..end].iter().rposition(|step| step.0 == group) {
+                path.steps[at..end].rotate_left(1);
+                end -= 1;
+            }
+        }
+        (path, end)
     }
 
     /// What is kept after `steps` steps.
     pub(crate) fn keep(&self, groups: &Groups, steps: usize) -> KeepSets {
+        let taken = &self.steps[..steps];
+        let mut go = vec![0; groups.groups.len()];
+        taken.iter().for_each(|&(group, _)| go[group] += 1);
+        for (go, group) in go.iter_mut().zip(&groups.groups) {
+            let left = (group.channels - *go).next_multiple_of(self.lanes).min(group.channels);
+            *go = group.channels - left;
+        }
         let mut kept: Vec<Vec<bool>> = groups.groups.iter().map(|group| vec![true; group.channels]).collect();
-        self.steps[..steps].iter().for_each(|&(group, channel)| kept[group][channel] = false);
+        for &(group, channel) in taken {
+            if go[group] > 0 {
+                go[group] -= 1;
+                kept[group][channel] = false;
+            }
+        }
         kept.iter().map(|flags| (0..flags.len()).filter(|&channel| flags[channel]).collect()).collect()
     }
 }
 
-/// Where the next stretch of a group may end: near by, and ever farther to see over a hump of its curve.
-fn ends(channels: usize, gone: usize) -> Vec<usize> {
+/// Where the next stretch of a group may end: near by, and ever farther to see over a hump of its curve; what is left
+/// then is a multiple of `lanes`.
+fn ends(channels: usize, gone: usize, lanes: usize) -> Vec<usize> {
     let unit = channels.div_ceil(64).max(1);
     let mut ends = Vec::new();
     let mut far = unit;
@@ -97,7 +119,7 @@ fn ends(channels: usize, gone: usize) -> Vec<usize> {
     }
     loop {
         let kept = channels.saturating_sub(gone + far).max(1);
-        let end = channels - kept;
+        let end = channels - kept.next_multiple_of(lanes).min(channels);
         if end > gone && ends.last() != Some(&end) {
             ends.push(end);
         }
@@ -110,12 +132,14 @@ fn ends(channels: usize, gone: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use secateur_model::groups::Group;
+
     use super::*;
 
     #[test]
     fn stretches_end_ever_farther_off_and_leave_one_channel() {
         for (channels, gone) in [(1, 0), (2, 0), (7, 3), (100, 98), (300, 0), (4096, 17)] {
-            let ends = ends(channels, gone);
+            let ends = ends(channels, gone, 1);
             assert!(ends.iter().all(|&end| end > gone && end < channels), "{channels} {gone}");
             assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
             assert_eq!(
@@ -123,6 +147,9 @@ mod tests {
                 (gone + 1 < channels).then_some(channels - 1),
                 "{channels} {gone}"
             );
+            let whole = super::ends(channels, gone, 8);
+            assert!(whole.windows(2).all(|pair| pair[0] < pair[1]));
+            assert!(whole.iter().all(|&end| end > gone && (channels - end).is_multiple_of(8)));
         }
     }
 
@@ -133,8 +160,24 @@ mod tests {
             scores.iter().for_each(|score| lost.push(lost[lost.len() - 1] + score));
             Trace { order: order.to_vec(), lost }
         };
-        let path = Path::by_score(&[trace(&[1, 0, 2], &[0.1, 0.3, 9.0]), trace(&[0, 1], &[0.2, 9.0])]);
+        let path = Path::by_score(&[trace(&[1, 0, 2], &[0.1, 0.3, 9.0]), trace(&[0, 1], &[0.2, 9.0])], 1);
         assert_eq!(path.steps, [(0, 1), (1, 0), (0, 0)]);
         assert_eq!((path.under(0.15), path.under(0.25), path.under(1.0)), (1, 2, 3));
+    }
+
+    #[test]
+    fn widths_are_rounded_up_to_whole_lanes_and_stay_nested() {
+        let groups = [20, 6].map(|channels| Group { name: String::new(), channels, sites: Vec::new() });
+        let mut all = Groups::default();
+        all.groups = groups.to_vec();
+        let lost = |channels: usize| (0..=channels).map(|gone| gone as f64).collect();
+        let traces = [20, 6].map(|channels| Trace { order: (0..channels).collect(), lost: lost(channels) });
+        let path = Path::by_score(&traces, 8);
+        let keeps: Vec<KeepSets> = (0..=path.len()).map(|steps| path.keep(&all, steps)).collect();
+        assert!(keeps.iter().all(|keep| [20, 16, 8].contains(&keep[0].len()) && keep[1].len() == 6));
+        assert_eq!(keeps[path.len()][0].len(), 8);
+        for pair in keeps.windows(2) {
+            assert!(pair[1][0].iter().all(|channel| pair[0][0].contains(channel)));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use secateur_common::{Budget, ByteCount, ParseError};
+use secateur_model::timing::Timing;
 use secateur_model::{Graph, Tensor};
 
 use crate::Pattern;
@@ -107,7 +108,8 @@ pub struct Request<'a> {
     pub structure: Structure,
     /// Which single weights may go without others, for the method `obs`.
     pub pattern: Pattern,
-    /// The limits that must hold; `macs`, `model_bytes` and `peak_memory_bytes` are understood.
+    /// The limits that must hold; `macs`, `model_bytes` and `peak_memory_bytes` are understood, `latency_p95` and
+    /// `energy_per_inference` where the meter knows the time.
     pub budget: Budget,
     /// The share of each group's channels, or of all weights, to remove (0 to below 1), for `random` and
     /// `magnitude` where the budget is empty.
@@ -130,8 +132,21 @@ pub const SHIPPED_SHARE: f64 = 0.2;
 /// Shares of the dense multiply-accumulates at which a ladder has rungs, where nobody chose.
 pub const SHARES: [f64; 6] = [0.75, 0.50, 0.35, 0.25, 0.15, 0.10];
 
-/// Bytes of a graph as stored (`update::stored_bytes`).
-pub type Sizer<'a> = &'a dyn Fn(&Graph) -> ByteCount;
+/// What tells of a graph that which its shapes do not.
+#[derive(Clone, Copy)]
+pub struct Meter<'a> {
+    /// Bytes as stored (`update::stored_bytes`).
+    pub bytes: &'a dyn Fn(&Graph) -> ByteCount,
+    /// What inferences take where it will run, for limits on latency and energy.
+    pub timing: Option<&'a Timing>,
+}
+
+impl<'a> Meter<'a> {
+    /// One that knows nothing of time.
+    pub fn new(bytes: &'a dyn Fn(&Graph) -> ByteCount) -> Self {
+        Self { bytes, timing: None }
+    }
+}
 
 /// How far a pruning is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

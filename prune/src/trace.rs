@@ -291,7 +291,7 @@ mod tests {
         let groups = [20, 50, 500].map(|channels| Group { name: String::new(), channels, sites: Vec::new() });
         let mut drawn = Drawn(Random::new(3));
         let traces: Vec<Trace> = groups.iter().map(|group| drawn.trace(&Graph::default(), group)).collect();
-        let path = Path::by_score(&traces);
+        let path = Path::by_score(&traces, 1);
         let mut all = secateur_model::groups::Groups::default();
         all.groups = groups.to_vec();
         let kept: Vec<usize> = path.keep(&all, path.len() / 2).iter().map(Vec::len).collect();

@@ -5,8 +5,9 @@
 mod small;
 
 use secateur_common::{Budget, ByteCount, Metric};
+use secateur_model::timing::{Timing, Work};
 use secateur_model::{Graph, Tensor, cost, onnx};
-use secateur_prune::{Family, Method, PruneError, SHARES, Structure, prune};
+use secateur_prune::{Family, Meter, Method, PruneError, SHARES, Structure, prune};
 use small::request;
 
 fn lenet5() -> Graph {
@@ -22,9 +23,13 @@ fn every_method_meets_several_budgets_at_once() {
     let dense = lenet5();
     let budget = Budget::default().with(Metric::Macs, 1.2e6).with(Metric::ModelBytes, 600_000.0);
     for method in [Method::Random, Method::Magnitude, Method::Threshold] {
-        let pruned =
-            prune(&dense, &request(method, Structure::Channels, budget.clone(), None), &bytes, &mut |_| ())
-                .unwrap();
+        let pruned = prune(
+            &dense,
+            &request(method, Structure::Channels, budget.clone(), None),
+            Meter::new(&bytes),
+            &mut |_| (),
+        )
+        .unwrap();
         let cost = cost::analyse(&pruned.graph).unwrap().cost(bytes(&pruned.graph));
         assert_eq!(budget.violations(|metric| cost.metric(metric)), [], "{method:?}");
         assert!(pruned.kept.iter().all(|group| group.kept >= 1));
@@ -32,10 +37,38 @@ fn every_method_meets_several_budgets_at_once() {
 }
 
 #[test]
+fn widths_fill_whole_lanes_where_time_is_limited_and_can() {
+    let dense = lenet5();
+    let us = Work::ALL.map(|work| if work == Work::Inference { 5.0 } else { 1e-3 });
+    let timing = Timing { us, tail: 1.1, lanes: 8, energy: None };
+    let meter = Meter { timing: Some(&timing), ..Meter::new(&bytes) };
+    let limit = 0.4 * timing.p95_us(&dense).unwrap();
+    let budget = Budget::default().with(Metric::LatencyP95, limit).with(Metric::Macs, 1.5e6);
+    let prune = |budget| {
+        prune(&dense, &request(Method::Magnitude, Structure::Channels, budget, None), meter, &mut |_| ())
+    };
+    let pruned = prune(budget.clone()).unwrap();
+    assert!(timing.p95_us(&pruned.graph).unwrap() <= limit);
+    assert!(
+        pruned.kept.iter().all(|group| group.kept % 8 == 0 || group.kept == group.of),
+        "{:?}",
+        pruned.kept
+    );
+    match prune(budget.with(Metric::LatencyP95, 5.0)).unwrap_err() {
+        PruneError::Infeasible { metric: Metric::LatencyP95, smallest, .. } => assert!(smallest > 5.0),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
 fn an_impossible_budget_is_named() {
     let budget = Budget::default().with(Metric::Macs, 1e9).with(Metric::ModelBytes, 10.0);
-    let refused =
-        prune(&lenet5(), &request(Method::Magnitude, Structure::Channels, budget, None), &bytes, &mut |_| ());
+    let refused = prune(
+        &lenet5(),
+        &request(Method::Magnitude, Structure::Channels, budget, None),
+        Meter::new(&bytes),
+        &mut |_| (),
+    );
     match refused.unwrap_err() {
         PruneError::Infeasible { metric: Metric::ModelBytes, smallest, .. } => assert!(smallest > 10.0),
         other => panic!("{other}"),
@@ -47,7 +80,7 @@ fn weights_under_the_threshold_are_zero_and_no_others() {
     let dense = lenet5();
     let mut asked = request(Method::Threshold, Structure::Weights, Budget::default(), None);
     asked.threshold = Some(0.02);
-    let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
+    let pruned = prune(&dense, &asked, Meter::new(&bytes), &mut |_| ()).unwrap();
     for (name, before) in dense.initializers.iter().filter(|(_, t)| t.shape().len() > 1) {
         let Some((before, after)) = before.as_f32().zip(pruned.graph.initializers[name].as_f32()) else {
             continue;
@@ -75,8 +108,12 @@ fn numbers_that_are_none_are_refused() {
         broken.initializers.iter().find(|(_, t)| t.as_f32().is_some()).map(|(n, _)| n.clone()).unwrap();
     broken.initializers.get_mut(&name).and_then(Tensor::as_f32_mut).unwrap()[0] = f32::NAN;
     let budget = Budget::default().with(Metric::Macs, 1e6);
-    let refused =
-        prune(&broken, &request(Method::Magnitude, Structure::Channels, budget, None), &bytes, &mut |_| ());
+    let refused = prune(
+        &broken,
+        &request(Method::Magnitude, Structure::Channels, budget, None),
+        Meter::new(&bytes),
+        &mut |_| (),
+    );
     assert!(matches!(refused, Err(PruneError::NonFiniteWeight { .. })));
 }
 
@@ -97,7 +134,7 @@ fn the_refit_brings_the_logits_back() {
     let error = |method| {
         let budget = Budget::default().with(Metric::Macs, 1.1e6);
         let asked = request(method, Structure::Channels, budget, Some(&inputs));
-        let pruned = prune(&dense, &asked, &bytes, &mut |_| ()).unwrap();
+        let pruned = prune(&dense, &asked, Meter::new(&bytes), &mut |_| ()).unwrap();
         logits(&pruned.graph).iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
     };
     assert!(error(Method::Obs) < 0.2 * error(Method::Magnitude));

@@ -6,7 +6,7 @@ mod small;
 use proptest::prelude::*;
 use secateur_common::{Budget, Metric};
 use secateur_model::{Dim, Graph, Tensor, cost, eval};
-use secateur_prune::{Method, Moments, Pattern, PruneError, Structure, prune};
+use secateur_prune::{Meter, Method, Moments, Pattern, PruneError, Structure, prune};
 
 fn half_of_the_macs() -> Budget {
     let macs = cost::analyse(&small::net()).unwrap().macs().get() as f64;
@@ -22,7 +22,7 @@ fn patterns_of_single_weights_hold() {
         if let Pattern::NOfM { .. } = pattern {
             asked.budget = Budget::default();
         }
-        let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+        let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
         let tensor = &pruned.graph.initializers["w2"];
         let (values, [outputs, width]) = (tensor.as_f32().unwrap(), [8, 54]);
         let is_zero = |o: usize, i: usize| values[o * width + i] == 0.0;
@@ -54,7 +54,7 @@ fn single_weights_lose_less_by_second_moments_than_by_size() {
     let expected = answers(&dense);
     let lost = |method| {
         let asked = small::request(method, Structure::Weights, half_of_the_macs(), Some(&images));
-        let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+        let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
         answers(&pruned.graph).iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
     };
     assert!(lost(Method::Obs) < 0.5 * lost(Method::Magnitude));
@@ -65,7 +65,7 @@ fn bad_calibration_data_is_refused() {
     let dense = small::net();
     let refused = |data: Tensor| {
         let asked = small::request(Method::Obs, Structure::Channels, half_of_the_macs(), Some(&data));
-        prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap_err()
+        prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap_err()
     };
     let mut with_nan = small::images(4);
     with_nan.as_f32_mut().unwrap()[17] = f32::NAN;
@@ -86,7 +86,7 @@ fn poor_calibration_data_does_no_harm() {
     for data in [small::images(1), Tensor::f32([16, 2, 8, 8], vec![0.0; 2048]).unwrap()] {
         for structure in [Structure::Channels, Structure::Weights] {
             let asked = small::request(Method::Obs, structure, half_of_the_macs(), Some(&data));
-            let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+            let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
             assert!(small::all_finite(&pruned.graph));
         }
     }
@@ -103,7 +103,7 @@ fn a_net_exported_for_single_samples_is_observed_in_batches() {
     dense.initializers.insert("target".into(), Tensor::i64([2], vec![1, -1]).unwrap());
     let images = small::images(64);
     let asked = small::request(Method::Obs, Structure::Channels, half_of_the_macs(), Some(&images));
-    let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+    let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
     let one = images.gathered(0, &[5]);
     let values = eval::run(&pruned.graph, &[("x", &one)], &["y"]).unwrap();
     assert_eq!(values["y"].shape(), [1, 5]);
@@ -115,10 +115,13 @@ fn a_mixture_meets_its_bytes() {
     let limit = small::bytes(&dense).get() as f64 * 0.3;
     let budget = Budget::default().with(Metric::ModelBytes, limit);
     let asked = small::request(Method::Obs, Structure::Mixed, budget, Some(&images));
-    let pruned = prune(&dense, &asked, &small::bytes, &mut |_| ()).unwrap();
+    let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
     assert!(small::bytes(&pruned.graph).get() as f64 <= limit);
     let asked = small::request(Method::Magnitude, Structure::Mixed, asked.budget.clone(), Some(&images));
-    assert!(matches!(prune(&dense, &asked, &small::bytes, &mut |_| ()), Err(PruneError::BadOption { .. })));
+    assert!(matches!(
+        prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()),
+        Err(PruneError::BadOption { .. })
+    ));
 }
 
 proptest! {

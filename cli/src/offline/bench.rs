@@ -1,10 +1,15 @@
 //! `secateur bench`: the time of single inferences on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use secateur_engine::Session;
+use secateur_model::Graph;
+use secateur_model::timing::Energy;
 use serde_json::json;
 
+use super::calibrate::calibrate;
+use super::table::Table;
+use super::timed::LANES;
 use super::{latencies_of, load, read_model, steps};
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::output::Output;
@@ -26,6 +31,16 @@ pub(crate) struct BenchArgs {
     /// Tell where the time goes, step by step
     #[arg(long)]
     steps: bool,
+    /// Also measure what inferences take here, on the model, cuts of it and single layers, and write the table of this
+    /// class of device for `secateur prune --device-class`: JSON, or TOML by the name
+    #[arg(long, value_name = "TABLE")]
+    table: Option<PathBuf>,
+    /// The name of the class, in the table
+    #[arg(long, value_name = "NAME", default_value = "this machine", requires = "table")]
+    name: String,
+    /// Watts that an inference takes while it runs, for the table
+    #[arg(long, value_name = "W", requires = "table")]
+    watts: Option<f64>,
 }
 
 /// What may run a model.
@@ -56,6 +71,7 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
     let profile = args.steps.then(|| session.profile(STEP_RUNS)).flatten();
     let latencies = latencies_of(&session, &args.model, args.runs)?;
     let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| latencies.quantile_us(share));
+    let table = args.table.as_deref().map(|path| write_table(args, &graph, path)).transpose()?;
     let document = json!({
         "runs": latencies.count(),
         "threads": args.threads,
@@ -66,11 +82,22 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
         "latency_p95_us": p95,
         "latency_p99_us": p99,
         "profile": profile.as_ref().map(steps::document),
+        "table": table,
     });
     output.print(&document, || {
         let (runs, backend) = (latencies.count(), session.backend());
-        let line =
-            format!("p50 {p50:.1} µs, p95 {p95:.1} µs, p99 {p99:.1} µs over {runs} inferences on {backend}");
-        profile.as_ref().map_or_else(|| line.clone(), |profile| format!("{}\n\n{line}", steps::text(profile)))
+        let steps = profile.as_ref().map_or(String::new(), |profile| format!("{}\n\n", steps::text(profile)));
+        let table = args.table.as_ref().map_or(String::new(), |path| format!("\n{}", path.display()));
+        format!(
+            "{steps}p50 {p50:.1} µs, p95 {p95:.1} µs, p99 {p99:.1} µs over {runs} inferences on {backend}{table}"
+        )
     })
+}
+
+fn write_table(args: &BenchArgs, model: &Graph, path: &Path) -> Outcome<Table> {
+    let energy = args.watts.map(Energy::Watts);
+    let table = Table::new(&args.name, &calibrate(model, &args.model, LANES.into(), energy)?.timing);
+    table.timing()?; // what cannot be read again is not written
+    table.write(path)?;
+    Ok(table)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use secateur_common::{Budget, Limit, Metric, Micros};
+use secateur_common::{Budget, Limit, Metric};
 use secateur_engine::Dataset;
 use secateur_model::{Graph, Tensor};
 use secateur_prune::{Method, Pattern, PruneError, Request, Structure};
@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::plot::{Line, Plot, Point, svg};
 use super::{
-    Measured, accuracy_of, accuracy_text, latency_of, load, points_text, prune_as, prune_failure, read_data,
-    read_model,
+    Latency, Measured, accuracy_of, accuracy_text, latency_of, load, meter, points_text, prune_as,
+    prune_failure, read_data, read_model,
 };
 use crate::client::AccuracyView;
 use crate::failure::{Failure, Outcome, chain};
@@ -160,7 +160,7 @@ fn row(
         after: None,
         reason: None,
     };
-    match prune_as(dense, &request, &format!("{stage}: ")) {
+    match prune_as(dense, &request, meter(None), &format!("{stage}: ")) {
         Ok(pruned) => {
             match measure(args, &pruned.graph, validation, &stage) {
                 Ok(after) => {
@@ -188,7 +188,7 @@ fn measure(args: &CompareArgs, graph: &Graph, validation: &Dataset, stage: &str)
     let accuracy = accuracy_of(&session, &args.model, validation, &format!("{stage}: evaluate"))?;
     let latency = latency_of(&session, &args.model, args.runs)?;
     let cost = Measured::cost(graph, &args.model)?;
-    Ok(Measured { accuracy: Some(accuracy), latency_p50_us: Some(latency.p50), ..cost })
+    Ok(Measured { accuracy: Some(accuracy), latency: Some(latency.into()), ..cost })
 }
 
 fn text(before: &Measured, rows: &[Row]) -> String {
@@ -215,7 +215,7 @@ fn text(before: &Measured, rows: &[Row]) -> String {
             cost.nonzero.to_string(),
             cost.model_bytes.to_string(),
             cost.peak_memory_bytes.to_string(),
-            measured.latency_p50_us.map_or(String::new(), |p50| p50.to_string()),
+            measured.latency.map_or(String::new(), |latency| latency.latency_p50_us.to_string()),
         ];
         if let (Some(dense), Some(accuracy)) = (&before.accuracy, &measured.accuracy) {
             cells.extend([accuracy_text(accuracy), points_text(dense, accuracy)]);
@@ -238,10 +238,10 @@ fn text(before: &Measured, rows: &[Row]) -> String {
 }
 
 fn plot(args: &CompareArgs, before: &Measured, rows: &[Row]) -> Plot {
-    let micros = |p50: Micros| p50.get() as f64;
+    let micros = |latency: Latency| latency.latency_p50_us.get() as f64;
     let x = |measured: &Measured| match args.plot_by {
         Abscissa::Macs => Some(100.0 * measured.cost.macs.get() as f64 / before.cost.macs.get() as f64),
-        Abscissa::Latency => measured.latency_p50_us.map(micros),
+        Abscissa::Latency => measured.latency.map(micros),
     };
     let point = |measured: &Measured| {
         let (x, view) = (x(measured)?, measured.accuracy?);

@@ -2,22 +2,27 @@
 //! calls a room and prints.
 
 pub(crate) mod bench;
+mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
 mod plot;
 pub(crate) mod prune;
 mod steps;
+mod table;
+mod timed;
 pub(crate) mod update;
 
 use std::path::Path;
 
-use secateur_common::{Cost, LatencySummary, Micros, caps};
+use secateur_common::{Cost, LatencySummary, Metric, Micros, caps};
 use secateur_engine::{Dataset, Latencies, Session};
+use secateur_model::timing::Timing;
 use secateur_model::{Graph, cost, onnx};
-use secateur_prune::{PruneError, Pruned, Request};
+use secateur_prune::{Meter, PruneError, Pruned, Request};
 use serde::Serialize;
 
+use self::timed::Device;
 use crate::client::AccuracyView;
 use crate::failure::{Failure, OrFail, Outcome, chain};
 use crate::files;
@@ -74,27 +79,77 @@ struct Measured {
     cost: Cost,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     accuracy: Option<AccuracyView>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    latency: Option<Latency>,
+    /// Microjoules of one inference.
     #[serde(skip_serializing_if = "Option::is_none")]
-    latency_p50_us: Option<Micros>,
+    energy_per_inference_uj: Option<f64>,
+}
+
+/// The times of single inferences under the contract's names.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Latency {
+    latency_p50_us: Micros,
+    latency_p95_us: Micros,
+}
+
+impl Latency {
+    /// Times that a table told.
+    fn of_us(p50: f64, p95: f64) -> Self {
+        Self { latency_p50_us: Micros(p50.round() as u64), latency_p95_us: Micros(p95.round() as u64) }
+    }
+}
+
+impl From<LatencySummary> for Latency {
+    fn from(summary: LatencySummary) -> Self {
+        Self { latency_p50_us: summary.p50, latency_p95_us: summary.p95 }
+    }
 }
 
 impl Measured {
+    /// With the times of `graph`, and what energy they take on `device`.
+    fn taking(self, latency: Option<Latency>, device: Option<&Device>, graph: &Graph) -> Self {
+        let energy_per_inference_uj =
+            device.zip(latency).and_then(|(device, at)| device.energy_uj(graph, &at));
+        Self { latency, energy_per_inference_uj, ..self }
+    }
+
+    /// The value of a metric, where it was computed or measured.
+    fn metric(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::LatencyP95 => self.latency.map(|latency| latency.latency_p95_us.get() as f64),
+            Metric::EnergyPerInference => self.energy_per_inference_uj,
+            _ => self.cost.metric(metric),
+        }
+    }
+
     /// Costs `graph`; nothing is run.
     fn cost(graph: &Graph, path: &Path) -> Outcome<Self> {
         let advice = "see `secateur inspect` for the layers whose shapes are known";
         let analysis = cost::analyse(graph).or_input(format!("cannot cost {}", path.display()), advice)?;
         let cost = analysis.cost(secateur_update::stored_bytes(graph));
-        Ok(Self { cost, accuracy: None, latency_p50_us: None })
+        Ok(Self { cost, accuracy: None, latency: None, energy_per_inference_uj: None })
     }
 }
 
 /// Prunes; `stage` comes before each stage that is told.
-fn prune_as(dense: &Graph, request: &Request<'_>, stage: &str) -> Result<Pruned, PruneError> {
+fn prune_as(
+    dense: &Graph,
+    request: &Request<'_>,
+    meter: Meter<'_>,
+    stage: &str,
+) -> Result<Pruned, PruneError> {
     let mut progress = Progress::new();
-    let mut told = |at: secateur_prune::Progress| {
-        progress.at(&format!("{stage}{}", at.stage), at.done as u64, at.total as u64);
-    };
-    secateur_prune::prune(dense, request, &secateur_update::stored_bytes, &mut told)
+    secateur_prune::prune(dense, request, meter, &mut |at| told(&mut progress, stage, at))
+}
+
+fn told(progress: &mut Progress, stage: &str, at: secateur_prune::Progress) {
+    progress.at(&format!("{stage}{}", at.stage), at.done as u64, at.total as u64);
+}
+
+/// What tells how many bytes a device would store.
+fn meter(timing: Option<&Timing>) -> Meter<'_> {
+    Meter { timing, ..Meter::new(&secateur_update::stored_bytes) }
 }
 
 /// What to tell of a pruning that failed.

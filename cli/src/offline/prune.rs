@@ -2,19 +2,23 @@
 
 use std::path::PathBuf;
 
-use secateur_common::{Budget, Cost, Limit, Metric};
+use secateur_common::{Budget, BudgetSpec, Cost, Limit, Metric, Micros};
 use secateur_engine::Dataset;
+use secateur_model::timing::Timing;
 use secateur_model::{Graph, Tensor, onnx};
-use secateur_prune::{Kept, Method, Pattern, Pruned, Request, Structure};
+use secateur_prune::{Family, Kept, Method, Pattern, PruneError, Pruned, Request, Structure};
 use serde_json::json;
 
+use super::timed::{Device, TimeFlags, is_timed, prune_measured};
 use super::{
-    Measured, accuracy_of, accuracy_text, load, points_text, prune_as, prune_failure, read_data, read_model,
+    Latency, Measured, accuracy_of, accuracy_text, load, meter, points_text, prune_as, prune_failure,
+    read_data, read_model, told,
 };
 use crate::budget::BudgetFlags;
 use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::output::{Align, Output, percent, table};
+use crate::progress::Progress;
 
 /// `secateur prune`
 #[derive(clap::Args, Clone, Debug)]
@@ -51,6 +55,8 @@ pub(crate) struct PruneArgs {
     refit_share: f64,
     #[command(flatten)]
     budget: BudgetFlags,
+    #[command(flatten)]
+    time: TimeFlags,
     /// Where to write the pruned model, ONNX
     #[arg(short = 'o', long = "output", value_name = "OUT.onnx")]
     out: PathBuf,
@@ -64,10 +70,19 @@ pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
     let dense = read_model(&args.model)?;
     let calibration = args.calibration.as_deref().map(read_data).transpose()?;
     let validation = args.validation.as_deref().map(read_data).transpose()?;
+    let spec = args.budget.spec();
+    let device = match is_timed(|metric| spec.get(metric).is_some()) {
+        true => Some(args.time.device(&dense, &args.model)?),
+        false => None,
+    };
+    let latency = device.as_ref().map(|device| device.latency(&dense, &args.model)).transpose()?;
     let before = measure(&dense, args, validation.as_ref(), "evaluate before")?;
-    let (budget, floor) = budget(args, &before)?;
-    let pruned = prune(args, &dense, calibration.as_ref().map(Dataset::inputs), budget)?;
+    let before = before.taking(latency, device.as_ref(), &dense);
+    let (budget, floor) = budget(spec, &before)?;
+    let inputs = calibration.as_ref().map(Dataset::inputs);
+    let (pruned, latency) = prune(args, &dense, inputs, &budget, device.as_ref())?;
     let after = measure(&pruned.graph, args, validation.as_ref(), "evaluate after")?;
+    let after = after.taking(latency, device.as_ref(), &pruned.graph);
     check_floor(floor, &after)?;
     files::write(&args.out, &onnx::write(&pruned.graph))?;
 
@@ -75,12 +90,14 @@ pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
         "method": pruned.method.name(),
         "threshold": pruned.threshold,
         "kept": pruned.kept.iter().map(kept_view).collect::<Vec<_>>(),
+        "device": device,
         "before": before,
         "after": after,
     });
     output.print(&document, || {
         let method = pruned.method.name();
-        format!("{} by {method}\n{}", args.out.display(), comparison(&before, &after, &pruned.kept))
+        let device = device.map_or(String::new(), |device| format!("\n{device}"));
+        format!("{} by {method}\n{}{device}", args.out.display(), comparison(&before, &after, &pruned.kept))
     })
 }
 
@@ -97,8 +114,7 @@ fn measure(graph: &Graph, args: &PruneArgs, validation: Option<&Dataset>, stage:
 }
 
 /// The absolute budget for the pruner, and the accuracy to reach, which is judged here.
-fn budget(args: &PruneArgs, dense: &Measured) -> Outcome<(Budget, Option<f64>)> {
-    let mut spec = args.budget.spec();
+fn budget(mut spec: BudgetSpec, dense: &Measured) -> Outcome<(Budget, Option<f64>)> {
     let floor = match spec.accuracy_min.take() {
         Some(Limit::Absolute(floor) | Limit::Relative(floor)) => Some(floor),
         None => None,
@@ -107,7 +123,11 @@ fn budget(args: &PruneArgs, dense: &Measured) -> Outcome<(Budget, Option<f64>)> 
         let what = "--accuracy-min cannot be judged without labelled data";
         return Err(Failure::input(what, "give --validation XY.npz"));
     }
-    let budget = spec.resolve(|metric| dense.cost.metric(metric)).map_err(|metric| {
+    if spec.energy_per_inference.is_some() && dense.energy_per_inference_uj.is_none() {
+        let what = "--energy cannot be judged: nothing says what energy an inference takes";
+        return Err(Failure::input(what, "give --watts W, or a --device-class table with energy"));
+    }
+    let budget = spec.resolve(|metric| dense.metric(metric)).map_err(|metric| {
         let what =
             format!("a relative {metric} means nothing here: it is known only by measuring on a device");
         Failure::input(what, "give an absolute limit, or let a coordinator prune by what devices measure")
@@ -115,20 +135,64 @@ fn budget(args: &PruneArgs, dense: &Measured) -> Outcome<(Budget, Option<f64>)> 
     Ok((budget, floor))
 }
 
-fn prune(args: &PruneArgs, dense: &Graph, calibration: Option<Tensor>, budget: Budget) -> Outcome<Pruned> {
+/// Prunes, and tells the times that hold where time is limited.
+fn prune(
+    args: &PruneArgs,
+    dense: &Graph,
+    calibration: Option<Tensor>,
+    budget: &Budget,
+    device: Option<&Device>,
+) -> Outcome<(Pruned, Option<Latency>)> {
     let method = args.method.unwrap_or_else(|| Method::default_for(calibration.as_ref()));
     let request = Request {
         method,
         structure: args.structure.unwrap_or_else(|| method.default_structure()),
         pattern: args.pattern,
-        budget,
+        budget: budget.clone(),
         rate: args.rate,
         threshold: args.threshold,
         seed: args.seed,
         refit_share: args.refit_share,
         calibration: calibration.as_ref(),
     };
-    prune_as(dense, &request, "").map_err(|error| prune_failure(&error, &args.model))
+    let Some(device) = device.filter(|device| device.is_here()) else {
+        let timing = device.map(|device| &device.timing);
+        let pruned = prune_as(dense, &request, meter(timing), "");
+        let pruned = pruned.map_err(|error| prune_failure(&error, &args.model))?;
+        let latency = device.map(|device| device.latency(&pruned.graph, &args.model)).transpose()?;
+        return Ok((pruned, latency));
+    };
+    let mut family = None;
+    let (pruned, latency) = prune_measured(
+        budget,
+        device.timing,
+        &args.model,
+        &mut |timing| match request.structure {
+            Structure::Channels => again(&mut family, dense, &request, timing),
+            Structure::Weights | Structure::Mixed => prune_as(dense, &request, meter(Some(timing)), ""),
+        },
+        &mut |graph| device.measured(graph, &args.model),
+    )?;
+    Ok((pruned, Some(latency)))
+}
+
+/// Prunes channels: what the first time took is kept for the next.
+fn again(
+    family: &mut Option<Family>,
+    dense: &Graph,
+    request: &Request<'_>,
+    timing: &Timing,
+) -> Result<Pruned, PruneError> {
+    let mut progress = Progress::new();
+    let mut told = |at| told(&mut progress, "", at);
+    let family = match family {
+        Some(family) => family,
+        None => {
+            let (method, seed) = (request.method, request.seed);
+            family.insert(Family::new(dense, method, seed, request.calibration, &mut told)?)
+        }
+    };
+    family.to_budget(&request.budget, request.refit_share, meter(Some(timing)), &mut told)
 }
 
 fn check_floor(floor: Option<f64>, pruned: &Measured) -> Outcome {
@@ -160,6 +224,20 @@ fn comparison(before: &Measured, after: &Measured, kept: &[Kept]) -> String {
         row("bytes as stored", |cost| cost.model_bytes.get(), bytes),
         row("peak memory", |cost| cost.peak_memory_bytes.get(), bytes),
     ];
+    let mut pair = |name: &str, before: f64, after: f64, show: &dyn Fn(f64) -> String| {
+        rows.push(vec![name.into(), show(before), show(after), percent(after, before)]);
+    };
+    if let (Some(before), Some(after)) = (&before.latency, &after.latency) {
+        let show = |us: f64| Micros(us as u64).to_string();
+        let mut row = |name: &str, of: fn(&Latency) -> Micros| {
+            pair(name, of(before).get() as f64, of(after).get() as f64, &show);
+        };
+        row("latency p50", |latency| latency.latency_p50_us);
+        row("latency p95", |latency| latency.latency_p95_us);
+    }
+    if let (Some(before), Some(after)) = (before.energy_per_inference_uj, after.energy_per_inference_uj) {
+        pair("energy", before, after, &|uj| Metric::EnergyPerInference.show(uj));
+    }
     if let (Some(before), Some(after)) = (&before.accuracy, &after.accuracy) {
         let lost = points_text(before, after);
         rows.push(vec!["accuracy".into(), accuracy_text(before), accuracy_text(after), lost]);

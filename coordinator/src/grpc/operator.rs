@@ -74,17 +74,16 @@ impl v1::operator_server::Operator for Service {
         request: Request<v1::RemoveModelRequest>,
     ) -> Result<Response<v1::RemoveModelResponse>, Status> {
         let name = model_name(&request.into_inner().name)?;
-        {
+        let family = {
             let state = self.shared.state();
-            if !state.models.contains_key(&name) {
-                return Err(no_model(&name));
-            }
+            let family = state.models.get(&name).ok_or_else(|| no_model(&name))?.family();
             if let Some(group) = state.fleet.groups.iter().find(|group| group.model == name) {
                 return Err(Status::failed_precondition(format!("group {} uses model {name}", group.name)));
             }
-        }
-        let removed =
-            self.shared.commit(&[records::delete_model(&name)], |state| drop(state.models.remove(&name)));
+            family
+        };
+        let changes = [records::delete_model(&name), records::delete_family(family)];
+        let removed = self.shared.commit(&changes, |state| drop(state.models.remove(&name)));
         removed.map_err(status_of)?;
         Ok(Response::new(v1::RemoveModelResponse {}))
     }
@@ -242,7 +241,8 @@ fn add(
         let _ =
             events.try_send(Ok(v1::AddModelEvent { kind: Some(add_model_event::Kind::Progress(progress)) }));
     };
-    let (record, mut changes) = catalog::build(name, new, &shared.config, &shared.families, &mut tell)?;
+    let (record, mut changes) =
+        catalog::build(name, new, &shared.config, &shared.families, &*shared.store, &mut tell)?;
     changes.push(records::put(&record));
     let model = view::model(&record);
     shared.commit(&changes, |state| drop(state.models.insert(name.clone(), record)))?;

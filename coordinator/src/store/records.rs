@@ -112,6 +112,25 @@ pub(crate) fn blob(store: &Arc<dyn Store>, digest: Digest) -> Result<Vec<u8>, St
     store.get(&blob_key(digest))?.ok_or(StoreError::Damaged { kind: "blob", source: None })
 }
 
+/// The change that stores a family under its key.
+pub(crate) fn put_family(key: Digest, bytes: Vec<u8>) -> Change {
+    Change::Put(family_key(key), bytes)
+}
+
+/// The change that removes it.
+pub(crate) fn delete_family(key: Digest) -> Change {
+    Change::Delete(family_key(key))
+}
+
+/// The family under `key`, if it was stored; it says itself of which version it is and whether it is whole.
+pub(crate) fn family(store: &dyn Store, key: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    store.get(&family_key(key))
+}
+
+fn family_key(key: Digest) -> Vec<u8> {
+    [&b"s/"[..], key.as_bytes()].concat()
+}
+
 fn blob_key(digest: Digest) -> Vec<u8> {
     [&b"b/"[..], digest.as_bytes()].concat()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Groups, GroupsError, KeepSets, Member, Role, mend};
+use super::{Channel, Groups, GroupsError, KeepSets, Role, mend};
 use crate::{Graph, Tensor};
 
 /// The graph without the channels that `keep` leaves out: tensors, biases, batch norms, per-channel constants, group
@@ -70,7 +70,7 @@ impl Kept {
         Ok(Self(all))
     }
 
-    fn keeps(&self, member: Option<Member>) -> bool {
+    fn keeps(&self, member: Option<Channel>) -> bool {
         member.is_none_or(|(group, channel)| self.0[group][channel])
     }
 

@@ -38,11 +38,11 @@ pub struct Groups {
 struct Carried {
     rank: usize,
     axis: usize,
-    members: Vec<Option<Member>>,
+    members: Vec<Option<Channel>>,
 }
 
 /// A channel: its group and its index in it.
-pub(crate) type Member = (usize, usize);
+pub type Channel = (usize, usize);
 
 /// Channels among which each can be removed without the others, but everywhere at once.
 #[derive(Clone, PartialEq, Debug)]
@@ -114,6 +114,11 @@ impl Groups {
     pub fn keep_all(&self) -> KeepSets {
         self.groups.iter().map(|group| (0..group.channels).collect()).collect()
     }
+
+    /// The axis of a value along which channels lie, and the group of each index of it.
+    pub fn along(&self, value: &str) -> Option<(usize, Vec<Option<Channel>>)> {
+        self.values.get(value).map(|carried| (carried.axis, carried.members.clone()))
+    }
 }
 
 /// Finds the channel groups of `graph` (see [`prepare`]), given the shapes of its values at batch 1.
@@ -137,7 +142,7 @@ fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups 
     }
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of: HashMap<Label, usize> = HashMap::new();
-    let mut member_of: HashMap<Label, Member> = HashMap::new();
+    let mut member_of: HashMap<Label, Channel> = HashMap::new();
     let mut frozen = Vec::new();
     for site in sites.iter().filter(|site| site.role == Role::Producer) {
         let weights = graph.initializers.get(site.tensor).is_some_and(|tensor| tensor.shape().len() > 1);

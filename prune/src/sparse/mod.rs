@@ -9,16 +9,16 @@ pub use support::Pattern;
 
 use secateur_model::Graph;
 
-use crate::{Method, Progress, PruneError, Pruned, Request, Sizer};
+use crate::{Meter, Method, Progress, PruneError, Pruned, Request};
 
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     match request.method {
-        Method::Obs => obs::prune(dense, request, sizer, progress),
-        _ => plain::prune(dense, request, sizer, progress),
+        Method::Obs => obs::prune(dense, request, meter, progress),
+        _ => plain::prune(dense, request, meter, progress),
     }
 }

@@ -9,14 +9,14 @@ use super::densities::{Candidate, after, path};
 use super::support::{Block, Pattern, Problem};
 use crate::curves::{from, walk};
 use crate::layer::Layer;
-use crate::measure::violations;
+use crate::measure::{holds, violations};
 use crate::moments::{Moments, solved};
 use crate::observe::{Live, Observed, Seen, at_places, forget, observe, step};
 use crate::oracle::unrunnable;
 use crate::refit::{chosen, targets_of};
 use crate::regression::{Regression, finite};
 use crate::widths::Prices;
-use crate::{Method, Progress, PruneError, Pruned, Request, Sizer};
+use crate::{Meter, Method, Progress, PruneError, Pruned, Request};
 
 /// Shares at which curves are taken.
 const SHARES: [f64; 8] = [0.5, 0.35, 0.25, 0.17, 0.12, 0.08, 0.05, 0.03];
@@ -26,7 +26,7 @@ const DAMPING: f64 = 1e-3;
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     let Some(calibration) = request.calibration else { return Err(PruneError::NeedsCalibration) };
@@ -48,12 +48,12 @@ pub(crate) fn prune(
     };
     let layers = ready.layers.len();
     let mut at = way.first();
-    if goal.bytes {
-        at = ready.rough_start(&way, at, request, sizer)?;
+    if goal.rough {
+        at = ready.rough_start(&way, at, request, meter)?;
     }
     loop {
         let pruned = ready.fitted(&way.shares(layers, at), progress)?;
-        match (violations(&pruned, &request.budget, sizer)?.first(), at < way.last()) {
+        match (violations(&pruned, &request.budget, meter)?.first(), at < way.last()) {
             (None, _) => {
                 return Ok(Pruned { graph: pruned, method: Method::Obs, kept: Vec::new(), threshold: None });
             }
@@ -101,8 +101,8 @@ struct Goal {
     macs: Option<f64>,
     /// Of all weights of layers, how many stay.
     weights: Option<f64>,
-    /// A limit on what only a fitted graph can tell.
-    bytes: bool,
+    /// A limit on what only a graph can tell.
+    rough: bool,
     prices: Prices,
 }
 
@@ -122,15 +122,23 @@ impl Goal {
             None => None,
         };
         let macs = request.budget.get(Metric::Macs);
-        let bytes = request.budget.get(Metric::ModelBytes).is_some();
-        if macs.is_none() && weights.is_none() && !bytes && !matches!(request.pattern, Pattern::NOfM { .. }) {
+        let limited = |metric: Metric| request.budget.get(metric).is_some();
+        let bytes = limited(Metric::ModelBytes);
+        let timed = limited(Metric::LatencyP95) || limited(Metric::EnergyPerInference);
+        if macs.is_none()
+            && weights.is_none()
+            && !bytes
+            && !timed
+            && !matches!(request.pattern, Pattern::NOfM { .. })
+        {
             return Err(PruneError::NoTarget);
         }
         let prices = Prices {
-            macs: if macs.is_some() { 1.0 } else { 0.0 },
+            macs: if macs.is_some() || timed { 1.0 } else { 0.0 },
             parameters: if weights.is_some() || bytes { 1.0 } else { 0.0 },
+            ..Prices::NONE
         };
-        Ok(Self { macs, weights, bytes, prices })
+        Ok(Self { macs, weights, rough: bytes || timed, prices })
     }
 }
 
@@ -174,15 +182,14 @@ impl Ready<'_> {
         Ok(Way::Moves(moves, first))
     }
 
-    /// From where on the bytes hold, the largest weights of each layer taken for those that will stay.
+    /// From where on every limit holds, the largest weights of each layer taken for those that will stay.
     fn rough_start(
         &self,
         way: &Way,
         first: usize,
         request: &Request<'_>,
-        sizer: Sizer<'_>,
+        meter: Meter<'_>,
     ) -> Result<usize, PruneError> {
-        let limit = request.budget.get(Metric::ModelBytes).unwrap_or(f64::INFINITY);
         let (mut low, mut high) = (first, way.last());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -195,7 +202,7 @@ impl Ready<'_> {
                 let least = *sizes.select_nth_unstable_by(gone, f32::total_cmp).1;
                 weights.iter_mut().filter(|weight| weight.abs() < least).for_each(|weight| *weight = 0.0);
             }
-            if sizer(&rough).get() as f64 <= limit { high = middle } else { low = middle + 1 }
+            if holds(&rough, &request.budget, meter)? { high = middle } else { low = middle + 1 }
         }
         Ok(low)
     }

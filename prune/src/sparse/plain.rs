@@ -4,7 +4,7 @@ use secateur_model::{Graph, Tensor};
 
 use crate::measure::first_within;
 use crate::random::Random;
-use crate::{Method, Progress, PruneError, Pruned, Request, Sizer};
+use crate::{Meter, Method, Progress, PruneError, Pruned, Request};
 
 /// Steps of the path from no weight to all of them.
 const STEPS: usize = 4096;
@@ -12,7 +12,7 @@ const STEPS: usize = 4096;
 pub(crate) fn prune(
     dense: &Graph,
     request: &Request<'_>,
-    sizer: Sizer<'_>,
+    meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
     let scores = scores(dense, request.method, request.seed);
@@ -26,7 +26,7 @@ pub(crate) fn prune(
     progress(Progress { stage: "allocate", done: 0, total: 1 });
     let (limit, graph) = if !request.budget.is_empty() && request.threshold.is_none() {
         let build = |step: usize| Ok(zeroed(dense, &scores, limit_at(step)));
-        let (step, graph) = first_within(STEPS, &request.budget, sizer, build)?;
+        let (step, graph) = first_within(STEPS, &request.budget, meter, build)?;
         (limit_at(step), graph)
     } else {
         let limit = match (request.threshold, request.rate) {
@@ -39,7 +39,7 @@ pub(crate) fn prune(
             _ => return Err(PruneError::NoTarget),
         };
         let build = |_| Ok(zeroed(dense, &scores, limit));
-        (limit, first_within(0, &request.budget, sizer, build)?.1)
+        (limit, first_within(0, &request.budget, meter, build)?.1)
     };
     progress(Progress { stage: "allocate", done: 1, total: 1 });
     let threshold = (request.method != Method::Random).then_some(limit);
