@@ -24,7 +24,9 @@ mod regression;
 mod request;
 mod sparse;
 mod trace;
+mod tune;
 mod widths;
+mod window;
 
 pub use channels::Family;
 pub use error::PruneError;
