@@ -15,6 +15,7 @@ use crate::oracle::{self, unrunnable};
 use crate::path::Path;
 use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
+use crate::tune::tune;
 use crate::widths::{Prices, Widths};
 use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Request, Rung};
 
@@ -34,6 +35,7 @@ pub(crate) fn prune(
     let graph = family.build(&path, steps)?;
     let (graph, kept) =
         family.finished(graph, &path.keep(&family.groups, steps), request.refit_share, progress)?;
+    let graph = family.tuned(graph, request.refit_share, progress)?;
     Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold })
 }
 
@@ -129,6 +131,7 @@ impl Family {
             last = steps;
             let keep = path.keep(&self.groups, steps);
             let (graph, kept) = self.finished(graph, &keep, refit_share, &mut |_| ())?;
+            let graph = self.tuned(graph, refit_share, &mut |_| ())?;
             let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             rungs.push(Rung {
                 graph,
@@ -162,7 +165,12 @@ impl Family {
             let (fitted, kept) = self.finished(graph, &keep, refit_share, progress)?;
             // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
             match (violations(&fitted, budget, meter)?.first(), steps < path.len()) {
-                (None, _) => return Ok(Pruned { graph: fitted, method: self.method, kept, threshold: None }),
+                (None, _) => {
+                    let tuned = self.tuned(fitted.clone(), refit_share, progress)?;
+                    let holds = violations(&tuned, budget, meter)?.is_empty();
+                    let graph = if holds { tuned } else { fitted };
+                    return Ok(Pruned { graph, method: self.method, kept, threshold: None });
+                }
                 (Some(&Violation { metric, limit, actual }), false) => {
                     return Err(PruneError::Infeasible { metric, limit, smallest: actual });
                 }
@@ -220,6 +228,21 @@ impl Family {
         refit(graph, &cut, observed, share, &mut |done, total| {
             progress(Progress { stage: "refit", done, total })
         })
+    }
+
+    /// A refitted graph with all its layers tuned together, where a refit may change all of them.
+    fn tuned(
+        &self,
+        mut graph: Graph,
+        refit_share: f64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Graph, PruneError> {
+        if let Some(observed) = self.observed.as_ref().filter(|_| refit_share == 1.0) {
+            tune(&mut graph, &self.graph, observed, &mut |done, total| {
+                progress(Progress { stage: "tune", done, total })
+            })?;
+        }
+        Ok(graph)
     }
 
     fn kept(&self, keep: &KeepSets) -> Vec<Kept> {

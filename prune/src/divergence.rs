@@ -12,10 +12,7 @@ pub(crate) fn divergence(expected: &Tensor, found: &Tensor) -> f64 {
     }
     match *expected.shape() {
         [rows, classes] if classes > 1 => {
-            let are_shares = |row: &[f32]| {
-                row.iter().all(|&p| (0.0..=1.0).contains(&p)) && (row.iter().sum::<f32>() - 1.0).abs() < 1e-3
-            };
-            let shares = a.chunks_exact(classes).all(are_shares);
+            let shares = are_shares(a, classes);
             let sum: f64 =
                 a.chunks_exact(classes).zip(b.chunks_exact(classes)).map(|(a, b)| kl(a, b, shares)).sum();
             sum / rows as f64
@@ -27,6 +24,40 @@ pub(crate) fn divergence(expected: &Tensor, found: &Tensor) -> f64 {
             error / variance.max(1e-12)
         }
     }
+}
+
+/// The slope of [`divergence`] by each value of `found`, were there `rows` rows in all.
+pub(crate) fn slope(expected: &Tensor, found: &Tensor, rows: usize) -> Vec<f32> {
+    let (Some(a), Some(b)) = (expected.as_f32(), found.as_f32()) else { return Vec::new() };
+    let rows = rows.max(1) as f64;
+    match *expected.shape() {
+        [_, classes] if classes > 1 => {
+            let shares = are_shares(a, classes);
+            let pair = a.chunks_exact(classes).zip(b.chunks_exact(classes));
+            pair.flat_map(|(a, b)| {
+                let slope = |(&a, &b): (&f32, &f32)| f64::from(-a / b.max(1e-12));
+                let own: Vec<f64> = match shares {
+                    true => a.iter().zip(b).map(slope).collect(),
+                    false => {
+                        log_softmax(a).iter().zip(log_softmax(b)).map(|(p, q)| q.exp() - p.exp()).collect()
+                    }
+                };
+                own.into_iter().map(move |slope| (slope / rows) as f32)
+            })
+            .collect()
+        }
+        _ => {
+            let each = (a.len() / expected.shape().first().copied().unwrap_or(1).max(1)).max(1) as f64;
+            a.iter().zip(b).map(|(&a, &b)| (2.0 * f64::from(b - a) / (rows * each)) as f32).collect()
+        }
+    }
+}
+
+/// Whether each row of `classes` values is one of probabilities.
+fn are_shares(values: &[f32], classes: usize) -> bool {
+    values.chunks_exact(classes).all(|row| {
+        row.iter().all(|&p| (0.0..=1.0).contains(&p)) && (row.iter().sum::<f32>() - 1.0).abs() < 1e-3
+    })
 }
 
 fn kl(expected: &[f32], found: &[f32], shares: bool) -> f64 {
@@ -66,6 +97,35 @@ mod tests {
         let (p, q) = (tensor(&[1, 2], &[0.5, 0.5]), tensor(&[1, 2], &[0.25, 0.75]));
         let expected = 0.5 * (0.5_f64 / 0.25).ln() + 0.5 * (0.5_f64 / 0.75).ln();
         assert!((divergence(&p, &q) - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn slopes_are_those_of_differences() {
+        let logits = tensor(&[2, 3], &[1.0, 2.0, 3.0, -1.0, 0.0, 2.0]);
+        let shares = tensor(&[2, 3], &[0.2, 0.3, 0.5, 0.1, 0.1, 0.8]);
+        let found = tensor(&[2, 3], &[0.4, 0.3, 0.3, 0.3, 0.2, 0.5]);
+        for expected in [logits, shares, tensor(&[2, 3, 1], &[1.0, 2.0, 3.0, -1.0, 0.0, 2.0])] {
+            let slopes = slope(&expected, &found, 2);
+            let mut scale = None;
+            for (i, &slope) in slopes.iter().enumerate() {
+                let at = |by: f32| {
+                    let mut moved = found.clone();
+                    moved.as_f32_mut().unwrap()[i] += by;
+                    divergence(&expected, &moved)
+                };
+                let steep = (at(1e-2) - at(-1e-2)) / 2e-2;
+                // Of squared errors, the share of the variance is not in the slope: one factor for all.
+                let scale = *scale.get_or_insert(if expected.shape().len() == 2 {
+                    1.0
+                } else {
+                    steep / f64::from(slope)
+                });
+                assert!(
+                    (steep - scale * f64::from(slope)).abs() < 1e-2 * steep.abs() + 1e-4,
+                    "{i}: {steep} {slope}"
+                );
+            }
+        }
     }
 
     #[test]

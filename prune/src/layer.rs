@@ -5,6 +5,7 @@ use faer::Mat;
 use secateur_model::{Graph, Node, Tensor};
 
 use crate::random::Random;
+use crate::window::Window;
 
 /// A node with constant weights, `y = x W + b` for each row `x` of its unrolled input.
 #[derive(Clone, Debug)]
@@ -166,7 +167,8 @@ impl Layer {
         }
     }
 
-    fn bias_name<'g>(&'g self, graph: &'g Graph) -> Option<&'g str> {
+    /// The tensor of its constant term, if there is one.
+    pub(crate) fn bias_name<'g>(&'g self, graph: &'g Graph) -> Option<&'g str> {
         match &self.bias {
             Bias::Own => graph.nodes[self.node].input(2),
             Bias::Added { tensor } => Some(tensor),
@@ -272,7 +274,7 @@ impl Layer {
         let window = Window::of(&graph.nodes[self.node], &kernel, &shape[2..])?;
         let depth = self.width / self.taps;
         let plane: usize = shape[2..].iter().product();
-        if shape[1] != depth * self.blocks || window.out.iter().product::<usize>() != sampling.area {
+        if shape[1] != depth * self.blocks || window.places() != sampling.area {
             return None;
         }
         for image in 0..images {
@@ -299,60 +301,6 @@ fn added_constant(graph: &Graph, index: usize, outputs: usize) -> Option<String>
     let fits =
         tensor.as_f32().is_some() && tensor.len() == outputs && tensor.shape().last() == Some(&outputs);
     (alone && read_once && fits).then(|| other.clone())
-}
-
-/// Where a kernel over one or two axes meets its input.
-struct Window {
-    kernel: [usize; 2],
-    stride: [i64; 2],
-    dilation: [i64; 2],
-    pad: [i64; 2],
-    input: [usize; 2],
-    out: [usize; 2],
-}
-
-impl Window {
-    fn of(node: &Node, kernel: &[usize], input: &[usize]) -> Option<Self> {
-        let two = |values: &[usize]| match *values {
-            [w] => [1, w],
-            [h, w] => [h, w],
-            _ => [0, 0],
-        };
-        let rank = kernel.len();
-        let list = |name: &str, default: i64, end: usize| -> [i64; 2] {
-            let values = node.ints(name);
-            let at =
-                |axis: usize| values.and_then(|values| values.get(axis + end)).copied().unwrap_or(default);
-            if rank == 1 { [default, at(0)] } else { [at(0), at(1)] }
-        };
-        let (stride, dilation) = (list("strides", 1, 0), list("dilations", 1, 0));
-        let (pad, pad_end) = (list("pads", 0, 0), list("pads", 0, rank));
-        let (kernel, input) = (two(kernel), two(input));
-        let mut out = [0; 2];
-        for axis in 0..2 {
-            let extent = dilation[axis] * (kernel[axis] as i64 - 1) + 1;
-            let room = input[axis] as i64 + pad[axis] + pad_end[axis] - extent;
-            out[axis] = usize::try_from(room.checked_div(stride[axis])? + 1).ok()?;
-        }
-        Some(Self { kernel, stride, dilation, pad, input, out })
-    }
-
-    /// Appends the inputs under the window of output `place`: channel by channel, tap by tap.
-    fn row(&self, planes: &[f32], place: usize, row: &mut Vec<f32>) {
-        let [height, width] = self.input;
-        let top = (place / self.out[1]) as i64 * self.stride[0] - self.pad[0];
-        let left = (place % self.out[1]) as i64 * self.stride[1] - self.pad[1];
-        for plane in planes.chunks_exact(height * width) {
-            for ky in 0..self.kernel[0] as i64 {
-                let y = top + ky * self.dilation[0];
-                for kx in 0..self.kernel[1] as i64 {
-                    let x = left + kx * self.dilation[1];
-                    let inside = (0..height as i64).contains(&y) && (0..width as i64).contains(&x);
-                    row.push(if inside { plane[y as usize * width + x as usize] } else { 0.0 });
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ mod request;
 mod sparse;
 mod stored;
 mod trace;
+mod tune;
 mod widths;
+mod window;
 
 pub use channels::Family;
 pub use error::PruneError;

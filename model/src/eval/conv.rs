@@ -112,9 +112,10 @@ impl Window {
 
     /// The outputs `from..to` along `axis` whose kernel offset `k` meets the input and not its padding.
     fn inside(&self, axis: usize, k: usize) -> Option<(usize, usize)> {
-        let mut met = (0..self.output[axis]).filter(|&o| self.at(axis, o, k).is_some());
-        let from = met.next()?;
-        Some((from, met.next_back().unwrap_or(from) + 1))
+        let (offset, pad, stride) = (k * self.dilation[axis], self.pad[axis], self.stride[axis]);
+        let from = pad.saturating_sub(offset).div_ceil(stride);
+        let to = (self.input[axis] + pad).saturating_sub(offset).div_ceil(stride).min(self.output[axis]);
+        (from < to).then_some((from, to))
     }
 
     /// Whether the window is a single element that visits each position once.
@@ -235,8 +236,15 @@ fn depthwise(window: &Window, w: &[f32], x: &[f32], y: &mut [f32]) {
             for (oy, out) in plane.chunks_exact_mut(cols).enumerate() {
                 let Some(iy) = window.at(0, oy, ky) else { continue };
                 let first = iy * width + from * window.stride[1] + kx * window.dilation[1] - window.pad[1];
-                let source = x[first..].iter().step_by(window.stride[1]);
-                out[from..to].iter_mut().zip(source).for_each(|(value, &x)| *value += weight * x);
+                let out = &mut out[from..to];
+                if window.stride[1] == 1 {
+                    // Whole slices: a compiler makes vectors of them, of steps it does not.
+                    let source = &x[first..first + out.len()];
+                    out.iter_mut().zip(source).for_each(|(value, &x)| *value += weight * x);
+                } else {
+                    let source = x[first..].iter().step_by(window.stride[1]);
+                    out.iter_mut().zip(source).for_each(|(value, &x)| *value += weight * x);
+                }
             }
         }
     }
