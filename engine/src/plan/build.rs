@@ -12,14 +12,17 @@ use super::steps::{Clear, Kind, Port, Step};
 use super::{Plan, steps};
 use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
 
+/// Floats of a value with its gaps, at most: padding is a number in a file. Offsets fit 32 bits.
+const LAYOUT_FLOATS: usize = 1 << 27;
+
 /// Builds the plan of a network.
 ///
 /// # Errors
-/// With the reason, where an offset is larger than the kernels take.
+/// With the reason, where a value takes too much memory.
 pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
     let layouts = layouts(network);
-    if layouts.iter().any(|layout| i32::try_from(layout.len()).is_err()) {
-        return Err("a value is too large".into());
+    if layouts.iter().any(|layout| layout.len() > LAYOUT_FLOATS) {
+        return Err("a value with the padding that its readers ask for is too large".into());
     }
     let roots = roots(network, &layouts);
     let lives = lives(network, &layouts, &roots);
