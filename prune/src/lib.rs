@@ -49,7 +49,6 @@ pub fn prune(
     meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    check(dense, request.calibration, request.method)?;
     check_share(request.refit_share)?;
     measure::supported(&request.budget, meter)?;
     match request.structure {
@@ -59,7 +58,10 @@ pub fn prune(
             Err(PruneError::BadOption { what: "method of a mixture", got, expected: "obs, with a budget" })
         }
         Structure::Mixed => mixed::prune(dense, request, meter, progress),
-        Structure::Weights => sparse::prune(dense, request, meter, progress),
+        Structure::Weights => {
+            check(dense, request.calibration, request.method)?;
+            sparse::prune(dense, request, meter, progress)
+        }
     }
 }
 
