@@ -1,6 +1,10 @@
 //! Bytes received from the coordinator in a day (UTC), by cause, and what a daily cap leaves of it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::ByteCount;
 
 /// Why bytes came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +91,14 @@ impl Ledger {
         let cap = cap?;
         let left = self.left(Some(cap)).saturating_sub(SESSION_BYTES);
         Some((left / (PIECE_BYTES + PIECE_FRAMING) * PIECE_BYTES).min(GRANT_BYTES))
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [total, update, report, control] =
+            [self.total(), self.update, self.report, self.control].map(ByteCount);
+        write!(f, "{total}: updates {update}, acknowledgements {report}, the connection {control}")
     }
 }
 
