@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
-use secateur_common::{Accuracy, ByteCount, DeviceMemory, LatencySummary, Micros, probe_input};
-use secateur_engine::{Dataset, EngineError, Session};
+use secateur_common::{Accuracy, ByteCount, DeviceMemory, LatencySummary, probe_input};
+use secateur_engine::{Dataset, EngineError, Latencies, Session};
 use secateur_model::Graph;
 
 /// The heap, as counted by the program's allocator (zeros where the program does not install it).
@@ -31,17 +30,16 @@ pub(crate) fn measure(graph: &Graph, shard: Option<&Dataset>) -> Result<Measured
     };
     let probe = probe_input(0, session.input_shape().iter().product());
     let runs = shard.map_or(PROBE_RUNS, Dataset::len);
-    let mut histogram = Histogram::<u64>::new(3).map_err(|error| EngineError::Tract(error.to_string()))?;
+    let mut latencies = Latencies::default();
     for index in 0..runs {
         let input = shard.map_or(&probe[..], |shard| shard.sample(index));
         let start = Instant::now();
         session.run(input)?;
-        histogram.saturating_record(start.elapsed().as_micros() as u64);
+        latencies.record(start.elapsed());
     }
-    let at = |quantile| Micros(histogram.value_at_quantile(quantile));
     Ok(Measured {
         accuracy,
-        latency: LatencySummary { count: histogram.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99) },
+        latency: latencies.summary(),
         memory: DeviceMemory {
             inference_peak: ByteCount(HEAP.peak_usage().saturating_sub(before) as u64),
             process_peak: process_peak(),

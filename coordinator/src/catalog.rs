@@ -6,7 +6,7 @@ use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{Meter, PruneError, SHIPPED_SHARE};
+use secateur_prune::{Meter, PruneError, Refit};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,7 @@ pub(crate) fn build(
     let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
     let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
     let family = families.get(key, store, &dense, &inputs, &mut told).map_err(failed)?;
-    let rungs = family.rungs(&dense, &config.ladder, SHIPPED_SHARE, &mut told).map_err(failed)?;
+    let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
     let total = rungs.len();
     let mut made = Vec::new();
@@ -131,7 +131,7 @@ pub(crate) fn on_demand(
     let family = families.get(key, &**store, &dense, &inputs, &mut |_| ());
     let meter = Meter::new(&sizer);
     let pruned =
-        family.and_then(|family| family.to_budget(&request.budget, SHIPPED_SHARE, meter, &mut |_| ()));
+        family.and_then(|family| family.to_budget(&request.budget, Refit::SHIPPED, meter, &mut |_| ()));
     let pruned = match pruned {
         Ok(pruned) => pruned,
         Err(PruneError::Infeasible { metric, limit, smallest }) => {

@@ -1,6 +1,6 @@
 //! Accuracy on labelled data, and the time of single inferences.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use secateur_common::{Accuracy, LatencySummary, Micros, probe_input};
@@ -33,10 +33,27 @@ pub fn evaluate(
     Ok(Accuracy { samples: labels.len() as u64, correct })
 }
 
-/// Times of single inferences.
+/// Times of single inferences, to a thousandth of each.
 pub struct Latencies(Histogram<u64>);
 
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(
+            Histogram::new_with_bounds(1, LONGEST.as_nanos() as u64, 3)
+                .unwrap_or_else(|_| unreachable!("fixed bounds")),
+        )
+    }
+}
+
+/// What is longer counts as this long.
+const LONGEST: Duration = Duration::from_secs(600);
+
 impl Latencies {
+    /// Counts one more.
+    pub fn record(&mut self, time: Duration) {
+        self.0.saturating_record(time.as_nanos() as u64);
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.0.len()
@@ -63,13 +80,13 @@ pub fn latencies(session: &Session, runs: usize) -> Result<Latencies, EngineErro
     for _ in 0..runs / 10 {
         session.run(&input)?;
     }
-    let mut histogram = Histogram::<u64>::new(3).map_err(|error| EngineError::Clock(error.to_string()))?;
+    let mut latencies = Latencies::default();
     for _ in 0..runs {
         let start = Instant::now();
         session.run(&input)?;
-        histogram.saturating_record(start.elapsed().as_nanos() as u64);
+        latencies.record(start.elapsed());
     }
-    Ok(Latencies(histogram))
+    Ok(latencies)
 }
 
 #[cfg(test)]
@@ -88,6 +105,9 @@ mod tests {
         let unlabelled = Dataset::from_npz(include_bytes!("../../examples/calibration.npz")).unwrap();
         assert!(matches!(evaluate(&session, &unlabelled, |_, _| {}), Err(EngineError::NoLabels)));
         assert!(matches!(session.run(&[0.0; 3]), Err(EngineError::WrongInput { expected: 784, found: 3 })));
+        let mut slow = Latencies::default();
+        [3, 5_000, 5_000].map(|us| slow.record(Duration::from_micros(us)));
+        assert!((4_990.0..5_010.0).contains(&slow.quantile_us(0.5)));
         let latency = latencies(&session, 20).unwrap().summary();
         assert!(latency.count == 20 && latency.p50 <= latency.p95 && latency.p95 <= latency.p99);
     }

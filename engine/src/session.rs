@@ -49,8 +49,6 @@ pub enum Backend {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum EngineError {
-    #[error("times cannot be counted: {0}")]
-    Clock(String),
     #[error("the model has {0} inputs; one is supported")]
     Inputs(usize),
     #[error("the shape of input `{0}` is not known")]

@@ -17,7 +17,7 @@ use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
 use crate::tune::tune;
 use crate::widths::{Prices, Widths};
-use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Request, Rung};
+use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request, Rung};
 
 pub(crate) fn prune(
     dense: &Graph,
@@ -27,15 +27,14 @@ pub(crate) fn prune(
 ) -> Result<Pruned, PruneError> {
     let family = Family::new(dense, request.method, request.seed, request.calibration, progress)?;
     if !request.budget.is_empty() {
-        let pruned = family.to_budget(&request.budget, request.refit_share, meter, progress)?;
+        let pruned = family.to_budget(&request.budget, request.refit, meter, progress)?;
         return Ok(Pruned { threshold: request.threshold, ..pruned });
     }
     let path = family.path()?;
     let steps = steps_asked(request, &path)?;
     let graph = family.build(&path, steps)?;
-    let (graph, kept) =
-        family.finished(graph, &path.keep(&family.groups, steps), request.refit_share, progress)?;
-    let graph = family.tuned(graph, request.refit_share, progress)?;
+    let (graph, kept) = family.finished(graph, &path.keep(&family.groups, steps), request.refit, progress)?;
+    let graph = family.tuned(graph, request.refit, progress)?;
     Ok(Pruned { graph, method: request.method, kept, threshold: request.threshold })
 }
 
@@ -107,7 +106,7 @@ impl Family {
         &self,
         dense: &Graph,
         shares: &[f64],
-        refit_share: f64,
+        refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Rung>, PruneError> {
         let path = self.path()?;
@@ -130,8 +129,8 @@ impl Family {
             }
             last = steps;
             let keep = path.keep(&self.groups, steps);
-            let (graph, kept) = self.finished(graph, &keep, refit_share, &mut |_| ())?;
-            let graph = self.tuned(graph, refit_share, &mut |_| ())?;
+            let (graph, kept) = self.finished(graph, &keep, refit, &mut |_| ())?;
+            let graph = self.tuned(graph, refit, &mut |_| ())?;
             let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             rungs.push(Rung {
                 graph,
@@ -151,22 +150,22 @@ impl Family {
     pub fn to_budget(
         &self,
         budget: &Budget,
-        refit_share: f64,
+        refit: Refit,
         meter: Meter<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pruned, PruneError> {
         measure::supported(budget, meter)?;
-        crate::check_share(refit_share)?;
+        crate::check_share(refit.share)?;
         progress(Progress { stage: "allocate", done: 0, total: 1 });
         let (path, mut steps, mut graph) = allocate(self, budget, meter)?;
         progress(Progress { stage: "allocate", done: 1, total: 1 });
         loop {
             let keep = path.keep(&self.groups, steps);
-            let (fitted, kept) = self.finished(graph, &keep, refit_share, progress)?;
+            let (fitted, kept) = self.finished(graph, &keep, refit, progress)?;
             // A refit turns zeros into numbers and numbers into longer ones: what held before must hold after.
             match (violations(&fitted, budget, meter)?.first(), steps < path.len()) {
                 (None, _) => {
-                    let tuned = self.tuned(fitted.clone(), refit_share, progress)?;
+                    let tuned = self.tuned(fitted.clone(), refit, progress)?;
                     let holds = violations(&tuned, budget, meter)?.is_empty();
                     let graph = if holds { tuned } else { fitted };
                     return Ok(Pruned { graph, method: self.method, kept, threshold: None });
@@ -187,11 +186,11 @@ impl Family {
         &self,
         mut graph: Graph,
         keep: &KeepSets,
-        refit_share: f64,
+        refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Graph, Vec<Kept>), PruneError> {
         oracle::check(&self.graph, &self.groups, keep, &graph, self.seed)?;
-        self.refit(&mut graph, keep, refit_share, progress)?;
+        self.refit(&mut graph, keep, refit.share, progress)?;
         Ok((graph, self.kept(keep)))
     }
 
@@ -234,10 +233,10 @@ impl Family {
     fn tuned(
         &self,
         mut graph: Graph,
-        refit_share: f64,
+        refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Graph, PruneError> {
-        if let Some(observed) = self.observed.as_ref().filter(|_| refit_share == 1.0) {
+        if let Some(observed) = self.observed.as_ref().filter(|_| refit.tune && refit.share == 1.0) {
             tune(&mut graph, &self.graph, observed, &mut |done, total| {
                 progress(Progress { stage: "tune", done, total })
             })?;

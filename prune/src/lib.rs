@@ -33,7 +33,7 @@ mod window;
 pub use channels::Family;
 pub use error::PruneError;
 pub use moments::{Moments, OtherColumns};
-pub use request::{Kept, Meter, Method, Progress, Pruned, Request, Rung, SHARES, SHIPPED_SHARE, Structure};
+pub use request::{Kept, Meter, Method, Progress, Pruned, Refit, Request, Rung, SHARES, Structure};
 pub use sparse::Pattern;
 
 use secateur_model::{Dim, Graph, Tensor};
@@ -49,7 +49,7 @@ pub fn prune(
     meter: Meter<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Pruned, PruneError> {
-    check_share(request.refit_share)?;
+    check_share(request.refit.share)?;
     measure::supported(&request.budget, meter)?;
     match request.structure {
         Structure::Channels => channels::prune(dense, request, meter, progress),

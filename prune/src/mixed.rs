@@ -72,7 +72,7 @@ fn mixture(
         (true, _) => {
             Pruned { graph: dense.clone(), method: request.method, kept: Vec::new(), threshold: None }
         }
-        (false, Some(family)) => family.to_budget(&first, request.refit_share, meter, progress)?,
+        (false, Some(family)) => family.to_budget(&first, request.refit, meter, progress)?,
         (false, None) => return Ok(None),
     };
     if violations(&narrow.graph, &request.budget, meter)?.is_empty() {

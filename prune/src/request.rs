@@ -118,16 +118,30 @@ pub struct Request<'a> {
     pub threshold: Option<f32>,
     /// Seed of `random`, and of the oracle's inputs.
     pub seed: u64,
-    /// Of a large layer's inputs, the share that a refit may give new weights (above 0, at most 1). Less costs some
-    /// accuracy and makes the update of a device that holds the old weights so much smaller.
-    pub refit_share: f64,
+    /// How what is left of the layers is refitted.
+    pub refit: Refit,
     /// Unlabelled inputs `[N, …]`, as the graph's first input takes them (f32, already scaled).
     pub calibration: Option<&'a Tensor>,
 }
 
-/// The share of a large layer's inputs that a refit changes where the result is shipped as a delta: on LeNet-5 at 25 %
-/// of the MACs it costs about half a point of accuracy and more than halves the update (docs/prune.md).
-pub const SHIPPED_SHARE: f64 = 0.2;
+/// How far the weights that a cut leaves may change, to make good what went.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Refit {
+    /// Of a large layer's inputs, the share that the least squares may give new weights (above 0, at most 1). Less costs
+    /// some accuracy and makes the update of a device that holds the old weights so much smaller.
+    pub share: f64,
+    /// Whether all layers are then tuned together on the dense net's answers, by gradient and without labels. Only where
+    /// the share is 1.
+    pub tune: bool,
+}
+
+impl Refit {
+    /// All weights, and tuned.
+    pub const WHOLE: Self = Self { share: 1.0, tune: true };
+    /// Where the result is shipped as a delta: on LeNet-5 at 25 % of the MACs it costs about half a point of accuracy and
+    /// more than halves the update (docs/prune.md).
+    pub const SHIPPED: Self = Self { share: 0.2, tune: false };
+}
 
 /// Shares of the dense multiply-accumulates at which a ladder has rungs, where nobody chose.
 pub const SHARES: [f64; 6] = [0.75, 0.50, 0.35, 0.25, 0.15, 0.10];

@@ -6,7 +6,7 @@ mod small;
 use proptest::prelude::*;
 use secateur_common::{Budget, Digest, Metric, caps};
 use secateur_model::Graph;
-use secateur_prune::{Family, Meter, Method};
+use secateur_prune::{Family, Meter, Method, Refit};
 
 fn family(method: Method) -> Family {
     Family::new(&small::net(), method, 7, Some(&small::images(8)), &mut |_| ()).unwrap()
@@ -18,7 +18,10 @@ fn again(bytes: &[u8], method: Method) -> Option<Family> {
 
 fn pruned(family: &Family) -> Graph {
     let budget = Budget::default().with(Metric::Macs, 20_000.0).with(Metric::ModelBytes, 3_000.0);
-    family.to_budget(&budget, 0.5, Meter::new(&small::bytes), &mut |_| ()).unwrap().graph
+    family
+        .to_budget(&budget, Refit { share: 0.5, tune: false }, Meter::new(&small::bytes), &mut |_| ())
+        .unwrap()
+        .graph
 }
 
 #[test]

@@ -9,7 +9,7 @@ use secateur_common::{Budget, ByteCount, LatencySummary, probe_input};
 use secateur_engine::Session;
 use secateur_model::timing::{Energy, Sample, Timing, amounts, fitted};
 use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo};
-use secateur_prune::{Family, Meter, Method, Pattern, Request, Structure, prune};
+use secateur_prune::{Family, Meter, Method, Pattern, Refit, Request, Structure, prune};
 
 use super::{latency_of, load};
 use crate::failure::{OrFail, Outcome};
@@ -103,7 +103,7 @@ fn cuts(dense: &Graph) -> Vec<Graph> {
     let mut cuts = Vec::new();
     for method in [Method::Random, Method::Magnitude] {
         let family = Family::new(dense, method, 1, None, &mut |_| ());
-        let rungs = family.and_then(|family| family.rungs(dense, &SHARES, 1.0, &mut |_| ()));
+        let rungs = family.and_then(|family| family.rungs(dense, &SHARES, Refit::WHOLE, &mut |_| ()));
         cuts.extend(rungs.into_iter().flatten().skip(1).map(|rung| rung.graph));
     }
     for rate in ZEROED {
@@ -115,7 +115,7 @@ fn cuts(dense: &Graph) -> Vec<Graph> {
             rate: Some(rate),
             threshold: None,
             seed: 1,
-            refit_share: 1.0,
+            refit: Refit::WHOLE,
             calibration: None,
         };
         let zeroed = prune(dense, &request, Meter::new(&|_| ByteCount(0)), &mut |_| ());

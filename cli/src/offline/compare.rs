@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secateur_common::{Budget, Limit, Metric};
 use secateur_engine::Dataset;
 use secateur_model::{Graph, Tensor};
-use secateur_prune::{Method, Pattern, PruneError, Request, Structure};
+use secateur_prune::{Method, Pattern, PruneError, Refit, Request, Structure};
 use serde::Serialize;
 use serde_json::json;
 
@@ -143,7 +143,7 @@ fn row(
         rate: None,
         threshold: None,
         seed: args.seed,
-        refit_share: 1.0,
+        refit: Refit::WHOLE,
         calibration,
     };
     let point = limit / dense_macs;

@@ -6,7 +6,7 @@ use secateur_common::{Budget, BudgetSpec, Cost, Limit, Metric, Micros};
 use secateur_engine::Dataset;
 use secateur_model::timing::Timing;
 use secateur_model::{Graph, Tensor, onnx};
-use secateur_prune::{Family, Kept, Method, Pattern, PruneError, Pruned, Request, Structure};
+use secateur_prune::{Family, Kept, Method, Pattern, PruneError, Pruned, Refit, Request, Structure};
 use serde_json::json;
 
 use super::timed::{Device, TimeFlags, is_timed, prune_measured};
@@ -53,6 +53,9 @@ pub(crate) struct PruneArgs {
     /// Of a large layer's inputs, the share that the refit may give new weights; less makes smaller updates.
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     refit_share: f64,
+    /// Leave it at the least squares: no tuning of all layers together on the dense model's answers
+    #[arg(long)]
+    no_tune: bool,
     #[command(flatten)]
     budget: BudgetFlags,
     #[command(flatten)]
@@ -152,7 +155,7 @@ fn prune(
         rate: args.rate,
         threshold: args.threshold,
         seed: args.seed,
-        refit_share: args.refit_share,
+        refit: Refit { share: args.refit_share, tune: !args.no_tune },
         calibration: calibration.as_ref(),
     };
     let Some(device) = device.filter(|device| device.is_here()) else {
@@ -192,7 +195,7 @@ fn again(
             family.insert(Family::new(dense, method, seed, request.calibration, &mut told)?)
         }
     };
-    family.to_budget(&request.budget, request.refit_share, meter(Some(timing)), &mut told)
+    family.to_budget(&request.budget, request.refit, meter(Some(timing)), &mut told)
 }
 
 fn check_floor(floor: Option<f64>, pruned: &Measured) -> Outcome {

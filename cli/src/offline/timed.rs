@@ -233,7 +233,7 @@ mod tests {
     use secateur_common::Micros;
     use secateur_model::onnx;
     use secateur_model::timing::Work;
-    use secateur_prune::{Family, Method};
+    use secateur_prune::{Family, Method, Refit};
 
     use super::*;
     use crate::offline::meter;
@@ -251,7 +251,7 @@ mod tests {
         let mut tries = 0;
         let mut prune = |timing: &Timing| {
             tries += 1;
-            family.to_budget(budget, 1.0, meter(Some(timing)), &mut |_| ())
+            family.to_budget(budget, Refit::WHOLE, meter(Some(timing)), &mut |_| ())
         };
         let mut measure = |graph: &Graph| {
             let p50 = slower * timing().p50_us(graph).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use secateur_common::{Budget, ByteCount, probe_input};
 use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo};
-use secateur_prune::{Method, Pattern, Request, Structure};
+use secateur_prune::{Method, Pattern, Refit, Request, Structure};
 
 pub(crate) fn node(op: &str, inputs: &[&str], output: &str, attributes: &[(&str, Attribute)]) -> Node {
     Node {
@@ -103,7 +103,7 @@ pub(crate) fn request<'a>(
         rate: None,
         threshold: None,
         seed: 7,
-        refit_share: 1.0,
+        refit: Refit::WHOLE,
         calibration: data,
     }
 }
