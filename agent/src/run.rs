@@ -55,27 +55,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub async fn run_by(clock: Clock, config: Config) -> anyhow::Result<()> {
     let mut agent = Agent::open(clock, config)?;
     let credential = credential(&agent.config.data)?;
-    let mut backoff = Backoff::default();
-    loop {
-        while !agent.meter.may_dial((agent.clock)()) {
-            agent.tell("the day's bytes are spent", false);
-            agent.meanwhile(tokio::time::sleep(LOOK)).await;
-        }
-        agent.tell("connecting", false);
-        agent.meter.connected();
-        let dialled = Instant::now();
-        let (config, held) = (agent.config.clone(), agent.cache.held()?);
-        match agent.meanwhile(Link::open(&config, credential.clone(), &held)).await {
-            Ok(link) => {
-                if let Err(error) = agent.serve(link).await {
-                    tracing::warn!("session ended: {error:#}");
-                }
-            }
-            Err(error) => tracing::warn!("cannot connect: {:#}", anyhow::Error::from(error)),
-        }
-        agent.tell("connecting", false);
-        agent.meanwhile(tokio::time::sleep(backoff.after(dialled.elapsed(), jitter()))).await;
-    }
+    let ended = agent.live(&credential).await;
+    // After an error of the disk sled waits for ever when it is dropped; what must be durable was flushed before.
+    std::mem::forget(agent);
+    ended
 }
 
 impl Agent {
@@ -90,6 +73,31 @@ impl Agent {
         measurement.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let meter = Meter::open(&cache)?;
         Ok(Self { cache, meter, clock, shard, status: Status::default(), graph, config, measurement })
+    }
+
+    /// Dials again and again; returns only with an error.
+    async fn live(&mut self, credential: &[u8]) -> anyhow::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            while !self.meter.may_dial((self.clock)()) {
+                self.tell("the day's bytes are spent", false);
+                self.meanwhile(tokio::time::sleep(LOOK)).await;
+            }
+            self.tell("connecting", false);
+            self.meter.connected();
+            let dialled = Instant::now();
+            let (config, held) = (self.config.clone(), self.cache.held()?);
+            match self.meanwhile(Link::open(&config, credential.to_vec(), &held)).await {
+                Ok(link) => {
+                    if let Err(error) = self.serve(link).await {
+                        tracing::warn!("session ended: {error:#}");
+                    }
+                }
+                Err(error) => tracing::warn!("cannot connect: {:#}", anyhow::Error::from(error)),
+            }
+            self.tell("connecting", false);
+            self.meanwhile(tokio::time::sleep(backoff.after(dialled.elapsed(), jitter()))).await;
+        }
     }
 
     /// One session: what is wanted is brought about, and measured now and then. A newer assignment takes the place of the

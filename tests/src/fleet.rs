@@ -137,7 +137,16 @@ impl Drop for Fleet {
         if let Some(coordinator) = &self.coordinator {
             coordinator.shutdown.cancel();
         }
-        self.agents.iter().for_each(JoinHandle::abort);
+        // They end before their folders go.
+        let agents = std::mem::take(&mut self.agents);
+        agents.iter().for_each(JoinHandle::abort);
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for agent in agents {
+                    let _ = agent.await;
+                }
+            });
+        });
     }
 }
 
