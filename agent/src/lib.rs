@@ -9,10 +9,16 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod core;
+mod credential;
+pub mod install;
 mod link;
 mod measure;
+pub mod meter;
+mod report;
 mod run;
+mod scratch;
 pub mod status;
+mod task;
 
 pub use config::Config;
-pub use run::run;
+pub use run::{Clock, run, run_by};

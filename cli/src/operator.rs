@@ -392,6 +392,14 @@ fn describe(device: &Device) -> String {
             report.disk_bytes,
             report.wire_bytes
         ));
+        let today = report.today;
+        lines.push(format!(
+            "today       received {}: updates {}, acknowledgements {}, the connection {}",
+            secateur_common::ByteCount(today.total()),
+            secateur_common::ByteCount(today.update),
+            secateur_common::ByteCount(today.report),
+            secateur_common::ByteCount(today.control)
+        ));
     }
     lines.extend(device.history.iter().map(|reason| format!("move        {reason}")));
     lines.join("\n")

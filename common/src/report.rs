@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Accuracy, ByteCount, Generation, Micros, ModelName, VariantId};
+use crate::{Accuracy, ByteCount, Generation, Ledger, Micros, ModelName, VariantId};
 
 /// Latency of single inferences at batch 1, from a histogram with three significant digits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct Report {
     pub disk_bytes: ByteCount,
     /// Received from the coordinator since the device was enrolled, updates only.
     pub wire_bytes: ByteCount,
+    /// Received from the coordinator today, by cause, as counted at the device's socket.
+    #[serde(default)]
+    pub today: Ledger,
 }
 
 /// A report as the coordinator keeps it: with when it was heard.

@@ -1,6 +1,6 @@
 //! Devices as they were last heard: what they hold, run and measured.
 
-use secateur_common::{ByteCount, Generation, Heard, Labels, Metric, Name, Report, VariantId, caps};
+use secateur_common::{ByteCount, Generation, Heard, Labels, Ledger, Metric, Name, Report, VariantId, caps};
 use secateur_plan::{Assignment, DeviceView, Ladder, Measurement};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,9 @@ pub(crate) struct DeviceRecord {
     pub(crate) shipped: Option<Shipped>,
     /// All update bytes that it was served.
     pub(crate) served: ByteCount,
+    /// What it was sent today, as counted here.
+    #[serde(default)]
+    pub(crate) sent: Ledger,
     /// When it was last heard, seconds since the Unix epoch.
     pub(crate) heard_unix_s: u64,
     /// Its last moves and failures, newest first.
@@ -54,6 +57,7 @@ impl DeviceRecord {
             newest: None,
             shipped: None,
             served: ByteCount(0),
+            sent: Ledger::default(),
             heard_unix_s: 0,
             history: Vec::new(),
         }

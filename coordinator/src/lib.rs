@@ -20,4 +20,5 @@ mod updates;
 
 pub use config::Config;
 pub use error::CoordinatorError;
-pub use grpc::{Running, start};
+pub use grpc::{Running, start, start_by};
+pub use shared::Clock;

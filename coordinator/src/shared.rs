@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use secateur_common::{ByteCount, DeviceId, FleetSpec, Generation, ModelName, Report, VariantId, caps};
+use secateur_common::{
+    ByteCount, Cause, DeviceId, FleetSpec, Generation, Ledger, Metric, ModelName, Report, VariantId, caps,
+    ledger,
+};
 use secateur_plan::{Assignment, Ladder};
 use tokio::sync::{Notify, watch};
 
@@ -16,6 +19,9 @@ use crate::store::records::{self, Counters};
 use crate::store::{Change, Store};
 use crate::updates::Updates;
 use crate::{Config, CoordinatorError};
+
+/// Seconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// What is known, as stored.
 #[derive(Debug, Default)]
@@ -34,6 +40,7 @@ pub(crate) struct State {
 
 /// The state and what wakes who waits for it.
 pub(crate) struct Shared {
+    pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) updates: Updates,
@@ -46,7 +53,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn load(config: Config, store: Arc<dyn Store>) -> Result<Self, CoordinatorError> {
+    pub(crate) fn load(
+        clock: Clock,
+        config: Config,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, CoordinatorError> {
         let models: Vec<ModelRecord> = records::all(&*store)?;
         let devices: Vec<DeviceRecord> = records::all(&*store)?;
         let state = State {
@@ -59,6 +70,7 @@ impl Shared {
         };
         let looks = watch::Sender::new(0);
         Ok(Self {
+            clock,
             config,
             store,
             updates: Updates::default(),
@@ -84,7 +96,7 @@ impl Shared {
             state.devices.get_mut(&id).ok_or_else(|| CoordinatorError::NotFound(format!("device {id}")))?;
         let mut next = device.clone();
         let result = change(&mut next);
-        next.heard_unix_s = unix_s();
+        next.heard_unix_s = (self.clock)();
         self.store.commit(&[records::put(&next)])?;
         *device = next;
         Ok(result)
@@ -131,7 +143,8 @@ impl Shared {
 
     /// A report is durable when this returns.
     pub(crate) fn report(&self, id: DeviceId, report: Report) -> Result<(), CoordinatorError> {
-        if self.update_device(id, |device| device.report(report, unix_s()))? {
+        let at = (self.clock)();
+        if self.update_device(id, |device| device.report(report, at))? {
             self.changed.notify_one();
         }
         Ok(())
@@ -157,6 +170,29 @@ impl Shared {
         })?;
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// The most that a device may receive in a day, and what it was sent today; none where it is unknown.
+    pub(crate) fn allowance(&self, id: DeviceId) -> Option<(Option<u64>, Ledger)> {
+        let mut state = self.state();
+        let cap =
+            state.assignment(id).and_then(|assignment| assignment.budget.get(Metric::DownloadBytesPerDay));
+        let device = state.devices.get_mut(&id)?;
+        device.sent.look((self.clock)());
+        Some((cap.map(|cap| cap as u64), device.sent))
+    }
+
+    /// Counts `bytes` that are about to be sent to a device, unless they would exceed its cap. They are stored with the
+    /// device's next change: what a crash forgets of them the device has counted.
+    pub(crate) fn charge(&self, id: DeviceId, cause: Cause, bytes: u64) -> bool {
+        let Some((cap, ledger)) = self.allowance(id) else { return true };
+        if cap.is_some() && ledger.left(cap) < bytes.saturating_add(ledger::LAST_BYTES) {
+            return false;
+        }
+        if let Some(device) = self.state().devices.get_mut(&id) {
+            device.sent.add(cause, bytes);
+        }
+        true
     }
 
     /// Wakes all sessions.

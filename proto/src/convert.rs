@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use secateur_common::{
     Accuracy, Budget, BudgetSpec, ByteCount, Cost, DeviceMemory, Digest, FleetSpec, Generation, GroupSpec,
-    Labels, LatencySummary, Limit, MacCount, Metric, Micros, ParseError, Report, Selector, VariantId, caps,
+    Labels, LatencySummary, Ledger, Limit, MacCount, Metric, Micros, ParseError, Report, Selector, VariantId,
+    caps,
 };
 
 use crate::v1;
@@ -49,6 +50,12 @@ impl From<&Report> for v1::Report {
             model_bytes: report.model_bytes.get(),
             disk_bytes: report.disk_bytes.get(),
             wire_bytes: report.wire_bytes.get(),
+            today: Some(v1::Traffic {
+                day: report.today.day,
+                update_bytes: report.today.update,
+                control_bytes: report.today.control,
+                report_bytes: report.today.report,
+            }),
         }
     }
 }
@@ -83,6 +90,9 @@ impl TryFrom<&v1::Report> for Report {
             model_bytes: ByteCount(wire.model_bytes),
             disk_bytes: ByteCount(wire.disk_bytes),
             wire_bytes: ByteCount(wire.wire_bytes),
+            today: wire.today.as_ref().map_or_else(Ledger::default, |today| {
+                Ledger::of(today.day, today.update_bytes, today.control_bytes, today.report_bytes)
+            }),
         })
     }
 }

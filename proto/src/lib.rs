@@ -12,6 +12,9 @@ pub mod v1 {
     tonic::include_proto!("secateur.v1");
 }
 
+/// What every wire type is: above all, it has a length in bytes.
+pub use prost::Message;
+
 pub use convert::{WireError, labels_from_wire, labels_to_wire, variant_id};
 
 /// The protocol that this program speaks. Raised when an older peer could not understand a newer one.

@@ -4,15 +4,19 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use secateur_cli::client::{Client, Device, NewModel};
+use secateur_coordinator::Clock;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const TOKEN: &str = "a test's join token";
+/// The join token.
+pub const TOKEN: &str = "a test's join token";
 const POLL: Duration = Duration::from_millis(50);
 
 /// Everything that runs. Dropped, it stops the agents and removes the folder.
@@ -22,6 +26,8 @@ pub struct Fleet {
     /// The address that agents know; the coordinator takes it again after a restart.
     fleet: SocketAddr,
     agents: Vec<JoinHandle<Result<()>>>,
+    /// What every clock of the fleet is ahead of this machine's, seconds.
+    ahead: Arc<AtomicU64>,
 }
 
 struct Coordinator {
@@ -37,9 +43,10 @@ impl Fleet {
     pub async fn start(ladder: &[f64]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let coordinator = Coordinator::start(folder.path(), free, ladder).await?;
+        let ahead = Arc::new(AtomicU64::new(0));
+        let coordinator = Coordinator::start(clock(&ahead), folder.path(), free, ladder).await?;
         let fleet = coordinator.running.fleet;
-        Ok(Self { folder, coordinator: Some(coordinator), fleet, agents: Vec::new() })
+        Ok(Self { folder, coordinator: Some(coordinator), fleet, agents: Vec::new(), ahead })
     }
 
     /// Stops the coordinator and starts it again on the same folder and the same address for agents.
@@ -50,7 +57,8 @@ impl Fleet {
         let Coordinator { running, shutdown } = self.coordinator.take().context("no coordinator runs")?;
         shutdown.cancel();
         running.wait().await?;
-        self.coordinator = Some(Coordinator::start(self.folder.path(), self.fleet, ladder).await?);
+        self.coordinator =
+            Some(Coordinator::start(clock(&self.ahead), self.folder.path(), self.fleet, ladder).await?);
         Ok(())
     }
 
@@ -77,8 +85,23 @@ impl Fleet {
             labels: labels.parse()?,
             report_s: 1,
         };
-        self.agents.push(tokio::spawn(secateur_agent::run(config)));
+        self.agents.push(tokio::spawn(secateur_agent::run_by(clock(&self.ahead), config)));
         Ok(())
+    }
+
+    /// Puts all clocks of the fleet forward to the next day.
+    pub fn next_day(&self) {
+        self.ahead.fetch_add(86_400, Ordering::Relaxed);
+    }
+
+    /// The folder of an agent.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where agents dial.
+    pub fn address(&self) -> SocketAddr {
+        self.fleet
     }
 
     /// Waits until `condition` holds of the devices.
@@ -119,7 +142,7 @@ impl Drop for Fleet {
 }
 
 impl Coordinator {
-    async fn start(folder: &Path, fleet: SocketAddr, ladder: &[f64]) -> Result<Self> {
+    async fn start(clock: Clock, folder: &Path, fleet: SocketAddr, ladder: &[f64]) -> Result<Self> {
         let config = secateur_coordinator::Config {
             fleet,
             operator: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -130,9 +153,17 @@ impl Coordinator {
             ladder: ladder.to_vec(),
         };
         let shutdown = CancellationToken::new();
-        let running = secateur_coordinator::start(config, shutdown.clone()).await?;
+        let running = secateur_coordinator::start_by(clock, config, shutdown.clone()).await?;
         Ok(Self { running, shutdown })
     }
+}
+
+fn clock(ahead: &Arc<AtomicU64>) -> Clock {
+    let ahead = ahead.clone();
+    Arc::new(move || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_secs() + ahead.load(Ordering::Relaxed)
+    })
 }
 
 /// A file of `examples/`.

@@ -135,3 +135,18 @@ pub enum EncodeError {
         limit: usize,
     },
 }
+
+/// Why a variant could not be brought into its stored form.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It is over a limit.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// It cannot be read.
+    #[error("the variant cannot be read")]
+    Read(#[source] AccessError),
+    /// A frame cannot be put where it should go.
+    #[error("the variant cannot be stored")]
+    Write(#[source] AccessError),
+}

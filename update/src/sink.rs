@@ -92,11 +92,7 @@ impl<'b> Collector<'b> {
         let Some(last) = self.last.take() else { return Ok(()) };
         let data = match last.dtype {
             DType::F32 => TensorData::F32(Arc::new(last.floats)),
-            DType::I64 => {
-                let (chunks, _) = last.bytes.as_chunks();
-                TensorData::I64(Arc::new(chunks.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect()))
-            }
-            dtype => TensorData::Other(dtype, Arc::new(last.bytes)),
+            dtype => tensor_data(dtype, last.bytes),
         };
         let tensor = Tensor::new(last.shape, data)
             .map_err(|source| ApplyError::Tensor { name: last.name.clone(), source })?;
@@ -106,6 +102,17 @@ impl<'b> Collector<'b> {
 
     fn last(&mut self) -> Result<&mut Last, AccessError> {
         self.last.as_mut().ok_or_else(|| "elements of no tensor".into())
+    }
+}
+
+/// The elements of a tensor that is no float tensor, from their little-endian bytes.
+pub(crate) fn tensor_data(dtype: DType, bytes: Vec<u8>) -> TensorData {
+    match dtype {
+        DType::I64 => {
+            let (chunks, _) = bytes.as_chunks();
+            TensorData::I64(Arc::new(chunks.iter().map(|&chunk| i64::from_le_bytes(chunk)).collect()))
+        }
+        dtype => TensorData::Other(dtype, Arc::new(bytes)),
     }
 }
 

@@ -223,3 +223,29 @@ proptest! {
         update(None, &new);
     }
 }
+
+#[test]
+fn an_update_serves_any_generation() {
+    let (old, new) = (large(1), large(2));
+    let first = encode(Some(&old), &new, Generation(0)).unwrap();
+    let stamped = secateur_update::with_generation(&first, Generation(70_000)).unwrap();
+    assert!(stamped == encode(Some(&old), &new, Generation(70_000)).unwrap());
+    assert!(secateur_update::with_generation(&first[..9], Generation(1)).is_err());
+}
+
+#[test]
+fn the_stored_form_is_the_full_update_whoever_makes_it() {
+    let mut graphs = vec![large(5), publish(&large(6), 2e-3), network(7), Graph::default()];
+    graphs[0].initializers.insert("long".into(), Tensor::f32([40_000], weights(40_000, 8)).unwrap());
+    for graph in graphs {
+        let mut payload = Vec::new();
+        let manifest = secateur_update::store(&graph, Generation(3), |frame| {
+            payload.extend_from_slice(frame);
+            Ok(())
+        });
+        let stored = [manifest.unwrap(), payload].concat();
+        assert!(stored == encode(None, &graph, Generation(3)).unwrap());
+    }
+    let refused = secateur_update::store(&large(5), Generation(3), |_| Err("the disk is full".into()));
+    assert!(matches!(refused, Err(secateur_update::StoreError::Write(_))));
+}

@@ -3,13 +3,16 @@
 //! Architecture invariant: the cache can be lost: all of it can be fetched again, and one that will not open is moved
 //! aside. The device's identity is therefore not in it.
 
-mod kv;
+pub mod kv;
+mod outbox;
+mod partials;
 mod record;
 mod sled_kv;
+mod variants;
 
 use std::path::{Path, PathBuf};
 
-use secateur_common::{ByteCount, Digest, Generation, Report, VariantId, caps};
+use secateur_common::{ByteCount, Generation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -43,7 +46,9 @@ const ACTIVE: &str = "active";
 const PREVIOUS: &str = "previous";
 const ACCEPTED: &str = "accepted";
 const SEQUENCE: &str = "sequence";
+const SENT: &str = "sent";
 const RECEIVED: &str = "received";
+const METER: &str = "meter";
 /// Damaged caches that are kept for inspection.
 const ASIDES: usize = 3;
 
@@ -72,13 +77,25 @@ impl Cache {
         Ok(Self { kv: Box::new(kv), folder: folder.to_owned() })
     }
 
-    /// Reads every record once.
+    /// A cache in another store than the one on disk.
+    pub fn on(kv: impl Kv + 'static) -> Self {
+        Self { kv: Box::new(kv), folder: PathBuf::new() }
+    }
+
+    /// Reads every record once, and that every piece can be read: what cannot is not to be found in the middle of an update.
     fn check(&self) -> Result<()> {
         self.held()?;
         self.record::<Active>(PREVIOUS)?;
         self.record::<u64>(SEQUENCE)?;
+        self.record::<u64>(SENT)?;
         self.record::<u64>(RECEIVED)?;
-        self.outbox().map(drop)
+        self.meter()?;
+        self.outbox()?;
+        let keys = [b"h/", b"m/", b"v/", b"p/"].map(|prefix| self.keys(prefix));
+        for key in keys.into_iter().collect::<Result<Vec<_>>>()?.concat() {
+            self.get(&key)?.ok_or(CacheError::Damaged("piece"))?;
+        }
+        Ok(())
     }
 
     /// What is held: what the state machine needs to know.
@@ -86,12 +103,10 @@ impl Cache {
     /// # Errors
     /// Where the cache cannot be read.
     pub fn held(&self) -> Result<Held> {
-        let held = self.scan(b"h/")?;
-        let variants = held.iter().filter_map(|(key, _)| Digest::try_from(&key[2..]).ok().map(VariantId));
         Ok(Held {
             active: self.record(ACTIVE)?,
             accepted: self.record(ACCEPTED)?.unwrap_or_default(),
-            variants: variants.collect(),
+            variants: self.variants()?,
         })
     }
 
@@ -101,43 +116,6 @@ impl Cache {
     /// Where the cache cannot be read.
     pub fn previous(&self) -> Result<Option<Active>> {
         self.record(PREVIOUS)
-    }
-
-    /// Stores a variant: its bytes first, then, once they are durable, the record that makes it held.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written, such as on a full disk.
-    pub fn store_variant(&self, variant: VariantId, bytes: &[u8]) -> Result<()> {
-        self.delete_all(&pieces(variant))?;
-        for (index, piece) in bytes.chunks(caps::CACHE_VALUE_BYTES).enumerate() {
-            let key = [&pieces(variant)[..], &(index as u32).to_be_bytes()].concat();
-            self.apply(vec![Change::Put(key, piece.to_vec())])?;
-        }
-        self.flush()?;
-        self.apply(vec![Change::Put(held_key(variant), (bytes.len() as u64).to_be_bytes().to_vec())])?;
-        self.flush()
-    }
-
-    /// The stored bytes of a variant; none where it is not held or not whole.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn variant(&self, variant: VariantId) -> Result<Option<Vec<u8>>> {
-        let Some(length) = self.kv.get(&held_key(variant)).map_err(CacheError::Store)? else {
-            return Ok(None);
-        };
-        let bytes = self.joined(&pieces(variant))?;
-        Ok((length == (bytes.len() as u64).to_be_bytes()).then_some(bytes))
-    }
-
-    /// Forgets a variant: the record that makes it held first, then its bytes.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn drop_variant(&self, variant: VariantId) -> Result<()> {
-        self.apply(vec![Change::Delete(held_key(variant))])?;
-        self.delete_all(&pieces(variant))?;
-        self.flush()
     }
 
     /// Brings `active` into force in one atomic write; keeps the variant that was, and forgets all others.
@@ -174,49 +152,6 @@ impl Cache {
         Ok(previous)
     }
 
-    /// The bytes received so far of the update `id`.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn partial(&self, id: Digest) -> Result<Vec<u8>> {
-        self.joined(&partials(id))
-    }
-
-    /// Appends to the received bytes of the update `id`, which are `offset` so far. Durable after [`Cache::flush`].
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn append_partial(&self, id: Digest, offset: u64, bytes: &[u8]) -> Result<()> {
-        let mut at = offset;
-        let mut batch = Vec::new();
-        for piece in bytes.chunks(caps::CACHE_VALUE_BYTES) {
-            batch.push(Change::Put([&partials(id)[..], &at.to_be_bytes()].concat(), piece.to_vec()));
-            at += piece.len() as u64;
-        }
-        let received = self.record::<u64>(RECEIVED)?.unwrap_or(0).saturating_add(bytes.len() as u64);
-        batch.push(put(RECEIVED, &received));
-        self.apply(batch)
-    }
-
-    /// Forgets all partial updates but `keep`.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn drop_partials(&self, keep: Option<Digest>) -> Result<()> {
-        let kept = keep.map(partials);
-        let other = |key: &[u8]| kept.as_ref().is_none_or(|kept| !key.starts_with(kept));
-        let gone = self.scan(b"p/")?.into_iter().map(|(key, _)| key).filter(|key| other(key));
-        self.apply(gone.map(Change::Delete).collect())
-    }
-
-    /// Update bytes received since the cache was made.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn received(&self) -> Result<ByteCount> {
-        Ok(ByteCount(self.record(RECEIVED)?.unwrap_or(0)))
-    }
-
     /// The newest generation that was accepted, durable before anything is done for it.
     ///
     /// # Errors
@@ -224,52 +159,6 @@ impl Cache {
     pub fn accept(&self, generation: Generation) -> Result<()> {
         self.apply(vec![put(ACCEPTED, &generation)])?;
         self.flush()
-    }
-
-    /// The next report's number, never given twice, even to a cache that was lost: `floor`, such as the time, is a lower
-    /// bound.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn next_sequence(&self, floor: u64) -> Result<u64> {
-        let sequence = self.record::<u64>(SEQUENCE)?.unwrap_or(0).saturating_add(1).max(floor);
-        self.apply(vec![put(SEQUENCE, &sequence)])?;
-        self.flush()?;
-        Ok(sequence)
-    }
-
-    /// Keeps a report until it is acknowledged. Over [`caps::OUTBOX_REPORTS`] the oldest is dropped.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn post(&self, report: &Report) -> Result<()> {
-        let waiting = self.scan(b"o/")?;
-        let surplus = (waiting.len() + 1).saturating_sub(caps::OUTBOX_REPORTS);
-        let mut batch: Vec<Change> =
-            waiting.into_iter().take(surplus).map(|(key, _)| Change::Delete(key)).collect();
-        batch.push(Change::Put(outbox_key(report.sequence), record::encode(report)));
-        self.apply(batch)?;
-        self.flush()
-    }
-
-    /// The reports that wait, oldest first.
-    ///
-    /// # Errors
-    /// Where the cache cannot be read.
-    pub fn outbox(&self) -> Result<Vec<Report>> {
-        let decode =
-            |(_, value): (Vec<u8>, Vec<u8>)| record::decode(&value).ok_or(CacheError::Damaged("report"));
-        self.scan(b"o/")?.into_iter().map(decode).collect()
-    }
-
-    /// The coordinator has this report and all before.
-    ///
-    /// # Errors
-    /// Where the cache cannot be written.
-    pub fn acknowledged(&self, sequence: u64) -> Result<()> {
-        let last = outbox_key(sequence);
-        let gone = self.scan(b"o/")?.into_iter().map(|(key, _)| key).filter(|key| *key <= last);
-        self.apply(gone.map(Change::Delete).collect())
     }
 
     /// Bytes of the cache on disk.
@@ -295,7 +184,7 @@ impl Cache {
     }
 
     fn record<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
-        let value = self.kv.get(&record::key(name)).map_err(CacheError::Store)?;
+        let value = self.get(&record::key(name))?;
         value.map(|value| record::decode(&value).ok_or(CacheError::Damaged(name))).transpose()
     }
 
@@ -307,33 +196,21 @@ impl Cache {
         self.kv.scan(prefix).map_err(CacheError::Store)
     }
 
-    fn joined(&self, prefix: &[u8]) -> Result<Vec<u8>> {
-        Ok(self.scan(prefix)?.into_iter().flat_map(|(_, piece)| piece).collect())
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.kv.keys(prefix).map_err(CacheError::Store)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.kv.get(key).map_err(CacheError::Store)
     }
 
     fn delete_all(&self, prefix: &[u8]) -> Result<()> {
-        self.apply(self.scan(prefix)?.into_iter().map(|(key, _)| Change::Delete(key)).collect())
+        self.apply(self.keys(prefix)?.into_iter().map(Change::Delete).collect())
     }
 }
 
 fn put(name: &str, value: &impl Serialize) -> Change {
     Change::Put(record::key(name), record::encode(value))
-}
-
-fn held_key(variant: VariantId) -> Vec<u8> {
-    [&b"h/"[..], variant.0.as_bytes()].concat()
-}
-
-fn pieces(variant: VariantId) -> Vec<u8> {
-    [&b"v/"[..], variant.0.as_bytes()].concat()
-}
-
-fn partials(id: Digest) -> Vec<u8> {
-    [&b"p/"[..], id.as_bytes()].concat()
-}
-
-fn outbox_key(sequence: u64) -> Vec<u8> {
-    [&b"o/"[..], &sequence.to_be_bytes()].concat()
 }
 
 /// Renames a damaged cache to the first free `folder.corrupt-N`; the oldest goes where there are too many.

@@ -47,16 +47,33 @@ impl SledKv {
     }
 }
 
+/// sled may panic where its file is damaged: then that is the error.
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, KvError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(KvError::from),
+        Err(_) => Err("sled panicked".into()),
+    }
+}
+
+fn pair((key, value): (sled::IVec, sled::IVec)) -> Pair {
+    (key.to_vec(), value.to_vec())
+}
+
 impl Kv for SledKv {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.0.get(key)?.map(|value| value.to_vec()))
+        guarded(|| Ok(self.0.get(key)?.map(|value| value.to_vec())))
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, KvError> {
-        let pair = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
-            entry.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(KvError::from)
-        };
-        self.0.scan_prefix(prefix).map(pair).collect()
+        guarded(|| self.0.scan_prefix(prefix).map(|entry| entry.map(pair)).collect())
+    }
+
+    fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, KvError> {
+        guarded(|| self.0.scan_prefix(prefix).keys().map(|key| Ok(key?.to_vec())).collect())
+    }
+
+    fn last(&self, prefix: &[u8]) -> Result<Option<Pair>, KvError> {
+        guarded(|| Ok(self.0.scan_prefix(prefix).next_back().transpose()?.map(pair)))
     }
 
     fn apply(&self, changes: Vec<Change>) -> Result<(), KvError> {
@@ -68,12 +85,11 @@ impl Kv for SledKv {
                 Change::Delete(key) => batch.remove(key),
             }
         }
-        Ok(self.0.apply_batch(batch)?)
+        guarded(|| self.0.apply_batch(batch))
     }
 
     fn flush(&self) -> Result<(), KvError> {
-        self.0.flush()?;
-        Ok(())
+        guarded(|| self.0.flush().map(drop))
     }
 }
 

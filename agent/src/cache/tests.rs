@@ -1,5 +1,7 @@
 //! What is held across restarts, power cuts at every write, and damage.
 
+use secateur_common::{Digest, VariantId, caps};
+
 use super::kv::MemoryKv;
 use super::*;
 
@@ -15,6 +17,24 @@ fn bytes_of(byte: u8) -> Vec<u8> {
     (0..200_000u32).map(|i| (i as u8).wrapping_mul(byte)).collect()
 }
 
+/// As `install` stores a variant, its bytes being no update.
+fn store(cache: &Cache, byte: u8) -> Result<()> {
+    cache.drop_variant(id(byte))?;
+    for (index, frame) in bytes_of(byte).chunks(caps::FRAME_BYTES).enumerate() {
+        cache.put_frame(id(byte), index as u32, frame)?;
+    }
+    cache.hold(id(byte), b"manifest", ByteCount(200_000))
+}
+
+fn whole(cache: &Cache, variant: VariantId) -> Vec<u8> {
+    let held = cache.stored_bytes(variant).unwrap().expect("it is held");
+    assert_eq!(cache.manifest(variant).unwrap(), b"manifest");
+    let frames = (0..).map_while(|index| cache.frame(variant, index).unwrap());
+    let bytes: Vec<u8> = frames.flatten().collect();
+    assert_eq!(held.get(), bytes.len() as u64);
+    bytes
+}
+
 #[test]
 fn what_is_stored_is_held_across_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -22,7 +42,7 @@ fn what_is_stored_is_held_across_a_restart() {
     {
         let cache = Cache::open(&path).unwrap();
         for byte in 1..=3 {
-            cache.store_variant(id(byte), &bytes_of(byte)).unwrap();
+            store(&cache, byte).unwrap();
             cache.activate(&active(byte)).unwrap();
         }
         cache.append_partial(Digest::of(b"u"), 0, &bytes_of(9)[..100_000]).unwrap();
@@ -33,8 +53,10 @@ fn what_is_stored_is_held_across_a_restart() {
     let held = cache.held().unwrap();
     assert_eq!((held.active, held.accepted), (Some(active(3)), Generation(3)));
     assert_eq!(held.variants.into_iter().collect::<Vec<_>>(), [id(2), id(3)], "in force, and the one before");
-    assert_eq!(cache.variant(id(3)).unwrap().unwrap(), bytes_of(3));
-    assert_eq!(cache.partial(Digest::of(b"u")).unwrap(), bytes_of(9));
+    assert_eq!(whole(&cache, id(3)), bytes_of(3));
+    assert_eq!(cache.partial_bytes(Digest::of(b"u")).unwrap(), 200_000);
+    let piece = cache.partial(Digest::of(b"u"), 100_000).unwrap().unwrap();
+    assert_eq!(piece, bytes_of(9)[100_000..][..caps::CACHE_VALUE_BYTES]);
     assert_eq!(cache.received().unwrap(), ByteCount(200_000));
     assert_eq!(cache.fall_back().unwrap(), Some(active(2)));
     assert_eq!(cache.held().unwrap().active, Some(active(2)));
@@ -48,27 +70,27 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_variant() {
         cache.accept(Generation(u64::from(byte)))?;
         cache.append_partial(Digest::of(&[byte]), 0, &bytes_of(byte))?;
         cache.flush()?;
-        cache.store_variant(id(byte), &bytes_of(byte))?;
+        store(cache, byte)?;
         cache.drop_partials(None)?;
         cache.activate(&active(byte))
     };
     let (mut cuts, mut news) = (0, 0);
-    for keep_unflushed in [false, true] {
+    for kept in [0, 1, usize::MAX] {
         for calls in 0.. {
-            let kv = std::sync::Arc::new(MemoryKv::default());
-            let cache = Cache { kv: Box::new(SharedKv(kv.clone())), folder: PathBuf::new() };
+            let kv = MemoryKv::default();
+            let cache = Cache::on(kv.clone());
             install(&cache, 1).unwrap();
             install(&cache, 2).unwrap();
             kv.cut_after(calls);
             let done = install(&cache, 3);
-            kv.restart(keep_unflushed);
+            kv.restart(kept);
             let now = cache.held().unwrap().active.expect("something is in force");
             assert!([2, 3].contains(&now.generation.0), "neither the old nor the new");
             let byte = now.generation.0 as u8;
-            assert_eq!(cache.variant(now.variant).unwrap(), Some(bytes_of(byte)), "cut after {calls} calls");
+            assert_eq!(whole(&cache, now.variant), bytes_of(byte), "cut after {calls} calls");
             install(&cache, 3).unwrap();
             assert_eq!(cache.held().unwrap().active, Some(active(3)));
-            assert_eq!(cache.variant(id(3)).unwrap(), Some(bytes_of(3)));
+            assert_eq!(whole(&cache, id(3)), bytes_of(3));
             news += usize::from(byte == 3);
             cuts += 1;
             if done.is_ok() {
@@ -77,23 +99,6 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_variant() {
         }
     }
     assert!(cuts > 20 && news > 2, "{cuts} cuts, {news} of them after the new variant was in force");
-}
-
-struct SharedKv(std::sync::Arc<MemoryKv>);
-
-impl Kv for SharedKv {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.0.get(key)
-    }
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<kv::Pair>, KvError> {
-        self.0.scan(prefix)
-    }
-    fn apply(&self, changes: Vec<Change>) -> Result<(), KvError> {
-        self.0.apply(changes)
-    }
-    fn flush(&self) -> Result<(), KvError> {
-        self.0.flush()
-    }
 }
 
 #[test]
@@ -124,28 +129,63 @@ fn a_cache_in_use_is_left_alone() {
     assert!(!path.with_extension("corrupt-1").exists());
 }
 
+/// The files of a real cache with bits flipped, cut short or emptied: it opens, with what it held whole or empty and the
+/// damaged one moved aside, and can be used.
 #[test]
-fn reports_wait_for_their_acknowledgement_within_a_cap() {
-    let cache = Cache { kv: Box::new(MemoryKv::default()), folder: PathBuf::new() };
-    let report = |sequence: u64| Report {
-        sequence,
-        model: "m".parse().unwrap(),
-        variant: id(1),
-        generation: Generation(1),
-        accuracy: Default::default(),
-        latency: Default::default(),
-        memory: Default::default(),
-        model_bytes: ByteCount(0),
-        disk_bytes: ByteCount(0),
-        wire_bytes: ByteCount(0),
-    };
-    for _ in 0..caps::OUTBOX_REPORTS + 10 {
-        let sequence = cache.next_sequence(0).unwrap();
-        cache.post(&report(sequence)).unwrap();
+fn a_damaged_directory_is_used_whole_or_moved_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good");
+    {
+        let cache = Cache::open(&good).unwrap();
+        for byte in 1..=2 {
+            store(&cache, byte).unwrap();
+            cache.activate(&active(byte)).unwrap();
+        }
+        cache.flush().unwrap();
     }
-    let waiting = cache.outbox().unwrap();
-    assert_eq!((waiting.len(), waiting[0].sequence), (caps::OUTBOX_REPORTS, 11), "the oldest are dropped");
-    cache.acknowledged(waiting[5].sequence).unwrap();
-    assert_eq!(cache.outbox().unwrap().len(), caps::OUTBOX_REPORTS - 6);
-    assert!(cache.next_sequence(1_000_000).unwrap() >= 1_000_000);
+    let mut state = 0x5eca_7e04u64;
+    let mut below = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as usize % bound.max(1)
+    };
+    let (mut whole_again, mut aside, mut damaged) = (0, 0, 0);
+    for round in 0..40 {
+        let path = folder.path().join(format!("cache{round}"));
+        std::fs::create_dir(&path).unwrap();
+        for name in ["conf", "db"] {
+            std::fs::copy(good.join(name), path.join(name)).unwrap();
+        }
+        let victim = path.join(if round % 8 == 7 { "conf" } else { "db" });
+        let mut bytes = std::fs::read(&victim).unwrap();
+        match round % 4 {
+            0 => bytes.truncate(below(bytes.len())),
+            1 => bytes.clear(),
+            _ => (0..1 + below(20)).for_each(|_| {
+                let at = below(bytes.len());
+                bytes[at] ^= 1 << below(8);
+            }),
+        }
+        std::fs::write(&victim, bytes).unwrap();
+        let cache = Cache::open(&path).unwrap();
+        match cache.held().unwrap().active {
+            Some(now) => {
+                assert!(now == active(1) || now == active(2));
+                match cache.stored_bytes(now.variant).unwrap() {
+                    // A frame's own check finds what sled's does not.
+                    Some(_) => whole_again += 1,
+                    None => damaged += 1,
+                }
+            }
+            None => aside += usize::from(path.with_extension("corrupt-1").exists()),
+        }
+        store(&cache, 3).unwrap();
+        cache.activate(&active(3)).unwrap();
+        assert_eq!(whole(&cache, id(3)), bytes_of(3), "round {round}");
+        drop(cache);
+        assert_eq!(Cache::open(&path).unwrap().held().unwrap().active, Some(active(3)), "round {round}");
+    }
+    println!("{whole_again} whole, {damaged} without the variant, {aside} moved aside");
+    assert!(whole_again > 0 && aside > 0);
 }

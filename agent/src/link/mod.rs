@@ -1,12 +1,14 @@
 //! The line to the coordinator: gRPC, dialled from here. Wire types stop in this folder.
 
+mod counted;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use secateur_common::{ByteCount, Digest, Generation, Report, VariantId, caps};
 use secateur_proto::v1::{self, agent_message, coordinator_message, fleet_client::FleetClient};
 use secateur_proto::{
-    DEVICE_KEY_METADATA, JOIN_TOKEN_METADATA, PROTOCOL, WireError, labels_to_wire, variant_id,
+    DEVICE_KEY_METADATA, JOIN_TOKEN_METADATA, Message, PROTOCOL, WireError, labels_to_wire, variant_id,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,6 +16,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use self::counted::Connector;
 use crate::Config;
 use crate::core::{Held, UpdateRef, Wanted};
 
@@ -23,6 +26,7 @@ pub(crate) struct Link {
     incoming: Streaming<v1::CoordinatorMessage>,
     outgoing: mpsc::Sender<v1::AgentMessage>,
     pass: Pass,
+    socket: Connector,
 }
 
 /// What each call carries: the device's credential and the fleet's token.
@@ -32,10 +36,12 @@ struct Pass {
     token: String,
 }
 
-/// What the coordinator says.
+/// What the coordinator says. An acknowledgement tells its bytes too.
 pub(crate) enum Heard {
     Wanted(Box<Assignment>),
-    Acknowledged(u64),
+    Acknowledged(u64, u64),
+    /// The most that may be received in a day.
+    Limit(Option<u64>),
     Nothing,
 }
 
@@ -76,18 +82,21 @@ impl From<Status> for LinkError {
     }
 }
 
+/// Bytes of a message of the session beside its own: HTTP/2's head, gRPC's, the field that holds it.
+const FRAMING: u64 = 9 + 5 + 2;
 /// A silence after which the line counts as broken.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
 impl Link {
     /// Dials and says hello.
     pub(crate) async fn open(config: &Config, credential: Vec<u8>, held: &Held) -> Result<Self, LinkError> {
+        let socket = Connector::default();
         let channel = Endpoint::from_shared(config.coordinator.clone())?
             .connect_timeout(KEEPALIVE)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
-            .connect()
+            .connect_with_connector(socket.clone())
             .await?;
         let mut client = FleetClient::new(channel).max_decoding_message_size(caps::MESSAGE_BYTES);
         let pass = Pass { credential, token: config.join_token.clone() };
@@ -107,7 +116,7 @@ impl Link {
         };
         send(&outgoing, agent_message::Kind::Hello(hello)).await?;
         let incoming = client.session(pass.on(ReceiverStream::new(messages))?).await?.into_inner();
-        let mut link = Self { client, incoming, outgoing, pass };
+        let mut link = Self { client, incoming, outgoing, pass, socket };
         match link.incoming.message().await?.and_then(|message| message.kind) {
             Some(coordinator_message::Kind::Welcome(welcome)) if welcome.protocol == PROTOCOL => Ok(link),
             Some(coordinator_message::Kind::Welcome(welcome)) => {
@@ -117,12 +126,22 @@ impl Link {
         }
     }
 
+    /// Bytes received over this line.
+    pub(crate) fn received(&self) -> u64 {
+        self.socket.received()
+    }
+
     /// The next thing the coordinator says.
     pub(crate) async fn hear(&mut self) -> Result<Heard, LinkError> {
         let message = self.incoming.message().await?.ok_or(LinkError::Ended)?;
         Ok(match message.kind {
             Some(coordinator_message::Kind::Assignment(wire)) => Heard::Wanted(Box::new(assignment(wire)?)),
-            Some(coordinator_message::Kind::ReportAck(ack)) => Heard::Acknowledged(ack.sequence),
+            Some(coordinator_message::Kind::ReportAck(ack)) => {
+                Heard::Acknowledged(ack.sequence, ack.encoded_len() as u64 + FRAMING)
+            }
+            Some(coordinator_message::Kind::Limits(limits)) => {
+                Heard::Limit(Some(limits.download_bytes_per_day).filter(|&bytes| bytes > 0))
+            }
             _ => Heard::Nothing,
         })
     }
@@ -149,9 +168,15 @@ impl Link {
         send(&self.outgoing, agent_message::Kind::Outcome(outcome)).await
     }
 
-    /// The bytes of an update from `offset` on.
-    pub(crate) async fn download(&mut self, update: UpdateRef, offset: u64) -> Result<Download, LinkError> {
-        let request = v1::DownloadRequest { update: update.id.as_bytes().to_vec(), offset };
+    /// The bytes of an update from `offset` on, at most `limit` of them.
+    pub(crate) async fn download(
+        &mut self,
+        update: UpdateRef,
+        offset: u64,
+        limit: Option<u64>,
+    ) -> Result<Download, LinkError> {
+        let limit = limit.unwrap_or(0);
+        let request = v1::DownloadRequest { update: update.id.as_bytes().to_vec(), offset, limit };
         let chunks = self.client.download(self.pass.on(request)?).await?.into_inner();
         Ok(Download { chunks, offset })
     }

@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secateur_common::{ByteCount, DeviceId, Digest, Generation, Report, VariantId, caps};
+use secateur_common::{ByteCount, Cause, DeviceId, Digest, Generation, Report, VariantId, caps};
 use secateur_plan::DeviceView;
 use secateur_proto::v1::{self, agent_message, coordinator_message};
-use secateur_proto::{PROTOCOL, WireError, labels_from_wire, variant_id};
+use secateur_proto::{Message, PROTOCOL, WireError, labels_from_wire, variant_id};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -30,6 +30,14 @@ const RETRY: Duration = Duration::from_secs(15);
 /// Update bytes sent at once: small enough that a slow link shows progress and loses little to a cut.
 const PIECE: usize = 4 * 1024;
 const _: () = assert!(PIECE <= caps::CHUNK_BYTES);
+
+/// Bytes that a message takes beside its own, about: HTTP/2's head, gRPC's, the fields around it.
+const FRAMING: u64 = 9 + 5 + 10;
+
+/// The day's bytes are spent.
+fn spent() -> Status {
+    Status::resource_exhausted("the day's bytes are spent: come back tomorrow")
+}
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -71,6 +79,7 @@ impl v1::fleet_server::Fleet for Service {
             outgoing,
             sent: None,
             offered: None,
+            limit: None,
             retry_at: None,
         };
         tokio::spawn(session.run(incoming));
@@ -100,11 +109,19 @@ impl v1::fleet_server::Fleet for Service {
         let size = encoded.bytes.len();
         let offset = usize::try_from(wanted.offset).ok().filter(|&offset| offset <= size);
         let offset = offset.ok_or_else(|| Status::out_of_range(format!("the update has {size} bytes")))?;
+        let end = match wanted.limit {
+            0 => size,
+            limit => size.min(offset.saturating_add(usize::try_from(limit).unwrap_or(usize::MAX))),
+        };
+        let shared = self.shared.clone();
         let chunk = move |start: usize| {
-            let data = encoded.bytes.slice(start..(start + PIECE).min(size));
+            let data = encoded.bytes.slice(start..(start + PIECE).min(end));
+            if !shared.charge(id, Cause::Update, data.len() as u64 + FRAMING) {
+                return Err(spent());
+            }
             Ok(v1::Chunk { offset: start as u64, data })
         };
-        let chunks = tokio_stream::iter((offset..size).step_by(PIECE)).map(chunk);
+        let chunks = tokio_stream::iter((offset..end).step_by(PIECE)).map(chunk);
         Ok(Response::new(Box::pin(chunks)))
     }
 }
@@ -153,6 +170,8 @@ struct Session {
     sent: Option<Generation>,
     /// The update that was offered last: its generation, and whether it is a delta.
     offered: Option<(Generation, bool)>,
+    /// The cap that was told last on this stream.
+    limit: Option<u64>,
     /// When to send it again after a failure.
     retry_at: Option<tokio::time::Instant>,
 }
@@ -256,6 +275,13 @@ impl Session {
     /// Sends the device's assignment if it is not what was sent last.
     async fn direct(&mut self) -> Result<(), Status> {
         let planned = self.shared.state().assignment(self.id).map(|assignment| assignment.generation);
+        let (cap, _) = self.shared.allowance(self.id).unwrap_or_default();
+        let limit = cap.unwrap_or(0);
+        if planned.is_some() && self.limit != Some(limit) {
+            let told = v1::Limits { download_bytes_per_day: limit };
+            self.send(coordinator_message::Kind::Limits(told)).await?;
+            self.limit = Some(limit);
+        }
         if planned.is_none() || planned == self.sent {
             return Ok(());
         }
@@ -280,7 +306,14 @@ impl Session {
     }
 
     async fn send(&self, kind: coordinator_message::Kind) -> Result<(), Status> {
+        let cause = match kind {
+            coordinator_message::Kind::ReportAck(_) => Cause::Report,
+            _ => Cause::Control,
+        };
         let message = v1::CoordinatorMessage { kind: Some(kind) };
+        if !self.shared.charge(self.id, cause, message.encoded_len() as u64 + FRAMING) {
+            return Err(spent());
+        }
         self.outgoing.send(Ok(message)).await.map_err(|_| Status::cancelled("the device is gone"))
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Status};
 
-use crate::shared::Shared;
+use crate::shared::{Clock, Shared};
 use crate::store::{Redb, Store};
 use crate::{Config, CoordinatorError, rollout};
 
@@ -54,12 +54,24 @@ impl Running {
 /// # Errors
 /// Where the store cannot be opened or an address not be listened on.
 pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Running, CoordinatorError> {
+    start_by(Arc::new(crate::shared::unix_s), config, shutdown).await
+}
+
+/// Starts by a given clock; otherwise as [`start`].
+///
+/// # Errors
+/// As there.
+pub async fn start_by(
+    clock: Clock,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<Running, CoordinatorError> {
     let data = config.data.clone();
     let write = |path: std::path::PathBuf| move |source| CoordinatorError::Write { path, source };
     std::fs::create_dir_all(&data).map_err(write(data.clone()))?;
     let store: Arc<dyn Store> = Arc::new(Redb::open(&data.join("coordinator.redb"))?);
     let (fleet, operator) = (listen(config.fleet).await?, listen(config.operator).await?);
-    let shared = Arc::new(Shared::load(config, store)?);
+    let shared = Arc::new(Shared::load(clock, config, store)?);
     let (fleet_address, fleet_stream) = fleet;
     let (operator_address, operator_stream) = operator;
 

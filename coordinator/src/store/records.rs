@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use secateur_common::{Digest, FleetSpec, ModelName};
+use secateur_common::{Digest, FleetSpec, ModelName, VariantId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -114,4 +114,36 @@ pub(crate) fn blob(store: &Arc<dyn Store>, digest: Digest) -> Result<Vec<u8>, St
 
 fn blob_key(digest: Digest) -> Vec<u8> {
     [&b"b/"[..], digest.as_bytes()].concat()
+}
+
+/// Updates that are kept, at most; where there are more, all but the newest go, as they can be made again.
+const UPDATES: usize = 512;
+const UPDATE_PREFIX: &[u8] = b"u/";
+
+/// The update of a pair of variants, if it was encoded before.
+pub(crate) fn update(
+    store: &dyn Store,
+    base: Option<VariantId>,
+    target: VariantId,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    store.get(&update_key(base, target))
+}
+
+/// The changes that keep the update of a pair.
+pub(crate) fn put_update(
+    store: &dyn Store,
+    base: Option<VariantId>,
+    target: VariantId,
+    bytes: Vec<u8>,
+) -> Result<Vec<Change>, StoreError> {
+    let kept = store.scan(UPDATE_PREFIX)?;
+    let surplus = if kept.len() >= UPDATES { kept } else { Vec::new() };
+    let mut changes: Vec<Change> = surplus.into_iter().map(|(key, _)| Change::Delete(key)).collect();
+    changes.push(Change::Put(update_key(base, target), bytes));
+    Ok(changes)
+}
+
+fn update_key(base: Option<VariantId>, target: VariantId) -> Vec<u8> {
+    let base = base.map(|base| base.0.as_bytes().to_vec()).unwrap_or_default();
+    [UPDATE_PREFIX, target.0.as_bytes(), &base].concat()
 }

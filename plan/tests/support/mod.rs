@@ -47,6 +47,7 @@ pub(crate) fn report(device: &mut DeviceView, ladder: &Ladder, rung: &Rung, p95_
         model_bytes: rung.cost.model_bytes,
         disk_bytes: rung.cost.model_bytes,
         wire_bytes: rung.cost.model_bytes,
+        today: Default::default(),
     };
     let index = device.measured.iter().position(|(variant, _)| *variant == rung.variant);
     let index = index.unwrap_or_else(|| {

@@ -1,0 +1,49 @@
+//! Measuring on schedule, connected or not: each report waits in the outbox until the coordinator has it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use secateur_common::{ByteCount, Ledger, Report};
+use secateur_engine::Dataset;
+use secateur_model::Graph;
+
+use crate::cache::Cache;
+use crate::measure::measure;
+
+/// Measures what is in force and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
+pub(crate) fn take(
+    cache: &Cache,
+    graph: Option<&Graph>,
+    shard: Option<&Dataset>,
+    unix_s: u64,
+    today: Ledger,
+) -> anyhow::Result<Option<Report>> {
+    let (Some(graph), Some(active)) = (graph, cache.held()?.active) else { return Ok(None) };
+    let measured = match measure(graph, shard) {
+        Ok(measured) => measured,
+        Err(error) => {
+            // The line is good and the variant serves: what cannot be measured is no reason to end either.
+            tracing::error!("cannot measure: {:#}", anyhow::Error::from(error));
+            return Ok(None);
+        }
+    };
+    let report = Report {
+        sequence: cache.next_sequence(unix_s)?,
+        model: active.model,
+        variant: active.variant,
+        generation: active.generation,
+        accuracy: measured.accuracy,
+        latency: measured.latency,
+        memory: measured.memory,
+        model_bytes: cache.stored_bytes(active.variant)?.unwrap_or(ByteCount(0)),
+        disk_bytes: cache.disk_bytes(),
+        wire_bytes: cache.received()?,
+        today,
+    };
+    cache.post(&report)?;
+    Ok(Some(report))
+}
+
+/// Seconds since the Unix epoch by this device's clock.
+pub(crate) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
