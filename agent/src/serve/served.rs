@@ -44,10 +44,18 @@ impl Served {
         Ok(Self { model: model.to_string(), version: variant.0.short(), variant, signature, session })
     }
 
-    /// The outputs of `rows` samples, one after another.
-    pub(super) fn run(&self, rows: usize, values: &[f32]) -> Result<Vec<f32>, Refused> {
+    /// The outputs of `rows` samples, one after another, unless it is `given_up` between two of them.
+    pub(super) fn run(
+        &self,
+        rows: usize,
+        values: &[f32],
+        given_up: impl Fn() -> bool,
+    ) -> Result<Vec<f32>, Refused> {
         let mut outputs = Vec::with_capacity(rows * self.signature.output.elements());
         for sample in values.chunks_exact((values.len() / rows.max(1)).max(1)) {
+            if given_up() {
+                return Err(Refused::Failed("nobody waits for it any more".into()));
+            }
             let output = self.session.run(sample);
             outputs.extend(output.map_err(|error| Refused::Failed(error.to_string()))?);
         }

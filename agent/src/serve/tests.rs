@@ -366,7 +366,8 @@ fn the_variant_before_is_freed_with_its_last_request() {
     let taken = current.find("m", None).unwrap();
     let weak = Arc::downgrade(&taken);
     current.swap(served(2));
-    assert_eq!(taken.run(1, &[1.0, 0.0, 0.0]).unwrap(), [1.0, 1.0]);
+    assert_eq!(taken.run(1, &[1.0, 0.0, 0.0], || false).unwrap(), [1.0, 1.0]);
+    assert!(taken.run(1, &[1.0, 0.0, 0.0], || true).is_err(), "nobody waits for it");
     drop(taken);
     assert!(weak.upgrade().is_none());
     assert_eq!(current.find("m", None).unwrap().version, version(2));

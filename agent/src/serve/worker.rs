@@ -48,9 +48,7 @@ impl Worker {
 fn work(jobs: &Receiver<Job>, delay: Duration) {
     while let Ok(first) = jobs.recv() {
         for job in gather(jobs, first, delay) {
-            if !job.reply.is_closed() {
-                run(job);
-            }
+            run(job);
         }
     }
 }
@@ -70,7 +68,7 @@ fn gather(jobs: &Receiver<Job>, first: Job, delay: Duration) -> Vec<Job> {
 
 fn run(Job { served, rows, values, reply }: Job) {
     // A defect of a kernel must not end the serving of all others.
-    let outputs = catch_unwind(AssertUnwindSafe(|| served.run(rows, &values)));
+    let outputs = catch_unwind(AssertUnwindSafe(|| served.run(rows, &values, || reply.is_closed())));
     let outputs = outputs.unwrap_or_else(|_| Err(Refused::Failed("the inference panicked".into())));
     drop(served);
     let _ = reply.send(outputs);
