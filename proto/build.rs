@@ -1,8 +1,9 @@
-//! Generates the gRPC code from `secateur/v1/*.proto`, with protox instead of protoc.
+//! Generates the gRPC code from `secateur/v1/*.proto` and `inference/inference.proto`, with protox instead of protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=secateur");
-    let files = ["secateur/v1/fleet.proto", "secateur/v1/operator.proto"];
+    println!("cargo:rerun-if-changed=inference");
+    let files = ["secateur/v1/fleet.proto", "secateur/v1/operator.proto", "inference/inference.proto"];
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure().bytes(".secateur.v1.Chunk").compile_fds(descriptors)?;
     Ok(())

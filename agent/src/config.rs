@@ -1,5 +1,6 @@
 //! The agent's configuration, TOML. Unknown keys are refused.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use secateur_common::{Labels, Name};
@@ -25,6 +26,18 @@ pub struct Config {
     /// Seconds between measurements.
     #[serde(default = "default_report_s")]
     pub report_s: u64,
+    /// Where applications may ask for inference over HTTP, such as `127.0.0.1:8080`; nowhere by default.
+    #[serde(default)]
+    pub serve: Option<SocketAddr>,
+    /// Where they may over gRPC, such as `127.0.0.1:8081`.
+    #[serde(default)]
+    pub serve_grpc: Option<SocketAddr>,
+    /// A Unix socket where they may over HTTP; made anew at each start.
+    #[serde(default)]
+    pub serve_socket: Option<PathBuf>,
+    /// Microseconds that an inference request waits for others, to be taken together.
+    #[serde(default)]
+    pub serve_delay_us: u64,
 }
 
 fn default_report_s() -> u64 {

@@ -112,8 +112,12 @@ fn read<S: Sink>(cache: &Cache, variant: VariantId, sink: S) -> anyhow::Result<S
     Ok(decoder.finish()?.1)
 }
 
-/// Tests the stored variant on the probe and brings it into force.
-pub(crate) fn activate(cache: &Cache, wanted: &Wanted, probe: Option<&Probe>) -> anyhow::Result<Graph> {
+/// Tests the stored variant on the probe and brings it into force; with the session that passed the test.
+pub(crate) fn activate(
+    cache: &Cache,
+    wanted: &Wanted,
+    probe: Option<&Probe>,
+) -> anyhow::Result<(Graph, Option<Session>)> {
     let active =
         Active { model: wanted.model.clone(), variant: wanted.variant, generation: wanted.generation };
     let graph = match stored(cache, active.variant) {
@@ -123,16 +127,14 @@ pub(crate) fn activate(cache: &Cache, wanted: &Wanted, probe: Option<&Probe>) ->
             return Err(error.context("the stored variant is damaged and was dropped"));
         }
     };
-    if let Some(probe) = probe {
-        self_test(&graph, probe)?;
-    }
+    let session = probe.map(|probe| self_test(&graph, probe)).transpose()?;
     cache.activate(&active)?;
     tracing::info!(variant = %active.variant.0.short(), generation = %active.generation, "in force");
-    Ok(graph)
+    Ok((graph, session))
 }
 
 /// The variant must give the outputs that the coordinator got.
-fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<()> {
+fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<Session> {
     let session = Session::load(graph)?;
     let input = probe_input(probe.seed, session.input_shape().iter().product());
     let output = session.run(&input)?;
@@ -141,7 +143,7 @@ fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<()> {
     if output.len() < probe.expected.len() || !output.iter().zip(&probe.expected).all(fits) {
         bail!("self-test failed: the outputs on the probe are not those expected");
     }
-    Ok(())
+    Ok(session)
 }
 
 /// Cuts the bytes of an update, which come in any pieces, into its manifest and frames.

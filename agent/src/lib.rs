@@ -17,6 +17,7 @@ pub mod meter;
 mod report;
 mod run;
 mod scratch;
+pub mod serve;
 pub mod status;
 mod task;
 

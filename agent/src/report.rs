@@ -8,12 +8,14 @@ use secateur_model::Graph;
 
 use crate::cache::Cache;
 use crate::measure::measure;
+use crate::serve::Serving;
 
 /// Measures what is in force and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
 pub(crate) fn take(
     cache: &Cache,
     graph: Option<&Graph>,
     shard: Option<&Dataset>,
+    serving: Option<&Serving>,
     unix_s: u64,
     today: Ledger,
 ) -> anyhow::Result<Option<Report>> {
@@ -26,12 +28,14 @@ pub(crate) fn take(
             return Ok(None);
         }
     };
+    // Labels that applications told count beside the shard.
+    let labelled = serving.map(|serving| serving.labelled(active.variant)).unwrap_or_default();
     let report = Report {
         sequence: cache.next_sequence(unix_s)?,
         model: active.model,
         variant: active.variant,
         generation: active.generation,
-        accuracy: measured.accuracy,
+        accuracy: measured.accuracy + labelled,
         latency: measured.latency,
         memory: measured.memory,
         model_bytes: cache.stored_bytes(active.variant)?.unwrap_or(ByteCount(0)),

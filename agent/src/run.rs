@@ -17,6 +17,7 @@ use crate::cache::Cache;
 use crate::credential::credential;
 use crate::link::{Heard, Link};
 use crate::meter::Meter;
+use crate::serve::Serving;
 use crate::status::Status;
 use crate::task::Task;
 use crate::{install, report};
@@ -28,6 +29,8 @@ pub(crate) struct Agent {
     pub(crate) status: Status,
     /// The graph in force.
     pub(crate) graph: Option<Graph>,
+    /// Answers applications; none where none may ask.
+    pub(crate) serving: Option<Serving>,
     pub(crate) meter: Meter,
     pub(crate) clock: Clock,
     shard: Option<Dataset>,
@@ -54,6 +57,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// As there.
 pub async fn run_by(clock: Clock, config: Config) -> anyhow::Result<()> {
     let mut agent = Agent::open(clock, config)?;
+    agent.serve_applications().await?;
     let credential = credential(&agent.config.data)?;
     let ended = agent.live(&credential).await;
     // After an error of the disk sled waits for ever when it is dropped; what must be durable was flushed before.
@@ -72,7 +76,19 @@ impl Agent {
         let mut measurement = tokio::time::interval(Duration::from_secs(config.report_s.max(1)));
         measurement.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let meter = Meter::open(&cache)?;
-        Ok(Self { cache, meter, clock, shard, status: Status::default(), graph, config, measurement })
+        let (status, serving) = (Status::default(), None);
+        Ok(Self { cache, meter, clock, shard, status, graph, serving, config, measurement })
+    }
+
+    /// Listens for applications, and serves what is in force.
+    async fn serve_applications(&mut self) -> anyhow::Result<()> {
+        self.serving = Serving::start(&self.config).await?;
+        if let (Some(serving), Some(graph), Some(active)) =
+            (&self.serving, &self.graph, self.cache.held()?.active)
+        {
+            tokio::task::block_in_place(|| serving.put(&active.model, active.variant, graph, None));
+        }
+        Ok(())
     }
 
     /// Dials again and again; returns only with an error.
@@ -171,7 +187,7 @@ impl Agent {
     fn measure(&mut self) -> anyhow::Result<Option<secateur_common::Report>> {
         let (cache, graph, shard) = (&self.cache, self.graph.as_ref(), self.shard.as_ref());
         let report = tokio::task::block_in_place(|| {
-            report::take(cache, graph, shard, (self.clock)(), self.meter.today())
+            report::take(cache, graph, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
         });
         self.status.write(&self.config.data);
         report

@@ -80,7 +80,12 @@ impl Agent {
                 Step::Activate => {
                     self.tell("activating", true);
                     let done = tokio::task::block_in_place(|| {
-                        install::activate(&self.cache, &task.wanted, task.probe.as_ref())
+                        let (graph, session) =
+                            install::activate(&self.cache, &task.wanted, task.probe.as_ref())?;
+                        if let Some(serving) = &self.serving {
+                            serving.put(&task.wanted.model, task.wanted.variant, &graph, session);
+                        }
+                        anyhow::Ok(graph)
                     });
                     let failure = match done {
                         Ok(graph) => {

@@ -53,3 +53,21 @@ pub const MESSAGE_BYTES: usize = 1024 * 1024;
 pub const DEVICE_QUEUE: usize = 32;
 /// A configuration or fleet file, at most, in bytes.
 pub const CONFIG_BYTES: usize = 1024 * 1024;
+/// The body of an inference request, at most, in bytes.
+pub const SERVE_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Bodies of HTTP requests held at once, at most, in bytes.
+pub const SERVE_BODIES_BYTES: usize = 32 * 1024 * 1024;
+/// Samples of one inference request, at most.
+pub const SERVE_ROWS: usize = 4096;
+/// Inference requests that wait for the worker, at most.
+pub const SERVE_QUEUE: usize = 128;
+/// Inference requests that the worker takes together, at most.
+pub const SERVE_TOGETHER: usize = 32;
+/// Connections to one of the agent's inference addresses, at most; others wait to be accepted.
+pub const SERVE_CONNECTIONS: usize = 64;
+/// Calls at once on one gRPC connection, at most.
+pub const SERVE_CALLS: usize = 8;
+/// For a request's head, and for its body, seconds at most.
+pub const SERVE_READ_S: u64 = 30;
+/// Ids of answered requests that a label may still come for, at most.
+pub const SERVE_LABELS: usize = 10_000;

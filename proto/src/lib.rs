@@ -1,7 +1,8 @@
-//! The wire contract: code generated from `secateur/v1/*.proto`, and the conversions to the vocabulary.
+//! The wire contract: code generated from `secateur/v1/*.proto`, and the conversions to the vocabulary; and the standard
+//! protocol by which applications ask an agent for inference.
 //!
-//! Architecture invariant: wire types are named here, in `coordinator/src/grpc`, in `agent/src/link` and in the
-//! operator's client (`cli/src/client`), nowhere else.
+//! Architecture invariant: wire types are named here, in `coordinator/src/grpc`, in `agent/src/link`, `agent/src/serve`
+//! and in the operator's client (`cli/src/client`), nowhere else.
 #![forbid(unsafe_code)]
 
 mod convert;
@@ -10,6 +11,12 @@ mod convert;
 #[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
 pub mod v1 {
     tonic::include_proto!("secateur.v1");
+}
+
+/// The generated types and services of the Open Inference Protocol v2, package `inference`.
+#[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]
+pub mod inference {
+    tonic::include_proto!("inference");
 }
 
 /// What every wire type is: above all, it has a length in bytes.

@@ -84,6 +84,10 @@ impl Fleet {
             shard: Some(example(shard)),
             labels: labels.parse()?,
             report_s: 1,
+            serve: None,
+            serve_grpc: None,
+            serve_socket: None,
+            serve_delay_us: 0,
         };
         self.agents.push(tokio::spawn(secateur_agent::run_by(clock(&self.ahead), config)));
         Ok(())
