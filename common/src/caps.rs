@@ -63,7 +63,7 @@ pub const SERVE_ROWS: usize = 4096;
 pub const SERVE_QUEUE: usize = 128;
 /// Inference requests that the worker takes together, at most.
 pub const SERVE_TOGETHER: usize = 32;
-/// Connections to one of the agent's inference addresses, at most; others wait to be accepted.
+/// Connections to one of the agent's inference addresses, at most; beyond, the longest silent gives way.
 pub const SERVE_CONNECTIONS: usize = 64;
 /// Calls at once on one gRPC connection, at most.
 pub const SERVE_CALLS: usize = 8;

@@ -1,9 +1,6 @@
 //! The protocol over gRPC.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use secateur_common::caps;
@@ -18,14 +15,13 @@ use secateur_proto::inference::{
     ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
     ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
+use super::listen::{Connection, Listener, accept};
 use super::protocol::{self, DATATYPE, Data, Inference, Refused, Sample, Sent, Signature};
 use super::{EXTENSIONS, PLATFORM, SERVER, Shared};
 
@@ -33,8 +29,8 @@ const READ: Duration = Duration::from_secs(caps::SERVE_READ_S);
 /// A message's tensors are at most a body; names and numbers stand beside them.
 const MESSAGE_BYTES: usize = caps::SERVE_BODY_BYTES + 64 * 1024;
 
-/// Serves connections, for ever; those over the limit wait to be accepted.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+/// Serves connections, for ever.
+pub(super) async fn serve(listener: Listener, shared: Arc<Shared>) {
     let (accepted, connections) = mpsc::channel(1);
     let service = GrpcInferenceServiceServer::new(Service(shared))
         .max_decoding_message_size(MESSAGE_BYTES)
@@ -51,30 +47,6 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     if let Err(error) = served {
         tracing::error!("inference over gRPC ended: {:#}", anyhow::Error::from(error));
     }
-}
-
-async fn accept(listener: TcpListener, accepted: mpsc::Sender<io::Result<Connection>>) {
-    let limit = Arc::new(Semaphore::new(caps::SERVE_CONNECTIONS));
-    while let Ok(permit) = limit.clone().acquire_owned().await {
-        let connection = listener.accept().await.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            Ok(Connection { stream, _permit: permit })
-        });
-        if let Err(error) = &connection {
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(super::PAUSE).await;
-            continue;
-        }
-        if accepted.send(connection).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// A connection that counts while it is open.
-struct Connection {
-    stream: TcpStream,
-    _permit: OwnedSemaphorePermit,
 }
 
 struct Service(Arc<Shared>);
@@ -212,32 +184,4 @@ impl From<Refused> for Status {
 impl Connected for Connection {
     type ConnectInfo = ();
     fn connect_info(&self) {}
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -4,6 +4,7 @@
 
 mod grpc;
 mod labels;
+mod listen;
 pub mod protocol;
 mod rest;
 mod served;
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::labels::Labels;
+use self::listen::Listener;
 use self::protocol::{Inference, Refused};
 use self::served::{Current, Served};
 use self::worker::Worker;
@@ -35,9 +37,6 @@ const SERVER: &str = "secateur-agent";
 const PLATFORM: &str = "secateur";
 /// What is offered beyond the protocol's core.
 const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
-
-/// After a connection that could not be accepted.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Everything that answers; it ends when this is dropped.
 pub(crate) struct Serving {
@@ -78,16 +77,16 @@ impl Serving {
         if let Some(address) = config.serve {
             let listener = listen(address).await?;
             addresses[0] = Some(listener.local_addr()?);
-            listeners.spawn(rest::serve(rest::Listener::Tcp(listener), shared.clone()));
+            listeners.spawn(rest::serve(Listener::Tcp(listener), shared.clone()));
         }
         if let Some(address) = config.serve_grpc {
             let listener = listen(address).await?;
             addresses[1] = Some(listener.local_addr()?);
-            listeners.spawn(grpc::serve(listener, shared.clone()));
+            listeners.spawn(grpc::serve(Listener::Tcp(listener), shared.clone()));
         }
         if let Some(path) = &config.serve_socket {
             let listener = listen_on_socket(path)?;
-            listeners.spawn(rest::serve(rest::Listener::Unix(listener), shared.clone()));
+            listeners.spawn(rest::serve(Listener::Unix(listener), shared.clone()));
         }
         Ok(Some(Self { shared, addresses, _listeners: listeners }))
     }

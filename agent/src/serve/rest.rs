@@ -1,7 +1,6 @@
 //! The protocol over HTTP/1.1, on TCP and on a Unix socket.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +12,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use secateur_common::caps;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::listen::{Connection, Listener, accept};
 use super::protocol::{self, Answer, Refused};
 use super::served::Served;
-use super::{EXTENSIONS, PAUSE, PLATFORM, SERVER, Shared};
+use super::{EXTENSIONS, PLATFORM, SERVER, Shared};
 
 /// The length of the JSON where tensors stand behind it as bytes.
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -27,57 +26,33 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 const HEAD_BYTES: usize = 16 * 1024;
 const READ: Duration = Duration::from_secs(caps::SERVE_READ_S);
 
-/// What is listened on.
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
-            }
-            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
-        }
-    }
-}
-
-/// Serves connections, for ever; those over the limit wait to be accepted.
+/// Serves connections, for ever.
 pub(super) async fn serve(listener: Listener, shared: Arc<Shared>) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < caps::SERVE_CONNECTIONS => match accepted {
-                Ok(stream) => drop(connections.spawn(converse(stream, shared.clone()))),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            },
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+    let (accepted, mut connections) = mpsc::channel(1);
+    let conversations = async {
+        let mut open = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(Ok(connection)) = connections.recv() => drop(open.spawn(converse(connection, shared.clone()))),
+                Some(_) = open.join_next() => {}
+                else => return,
+            }
         }
-    }
+    };
+    tokio::join!(conversations, accept(listener, accepted));
 }
 
-async fn converse(stream: Box<dyn Stream>, shared: Arc<Shared>) {
+async fn converse(connection: Connection, shared: Arc<Shared>) {
     let service = service_fn(|request| {
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(respond(&shared, request).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let conversation = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READ)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+        .serve_connection(TokioIo::new(connection), service);
+    if let Err(error) = conversation.await {
         tracing::debug!(%error, "a connection ended");
     }
 }

@@ -225,6 +225,22 @@ async fn a_unix_socket_answers_and_replaces_the_one_before() {
     assert!(listen_on_socket(&folder.path().join("file")).is_err(), "a file is not taken away");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_silent_connections_keeps_nobody_out() {
+    let serving = start(None).await;
+    put(&serving, 1);
+    for address in serving.addresses {
+        let mut silent = Vec::new();
+        for _ in 0..2 * caps::SERVE_CONNECTIONS {
+            silent.push(TcpStream::connect(address.unwrap()).await.unwrap());
+        }
+        assert!(grpc(&serving).await.model_infer(call(&[1.0; 3])).await.is_ok());
+        assert_eq!(Http::to(&serving).await.json(INFER, "", &numbers([1.0; 3])).await.0, 200);
+        // The first gave way: the connection ends, with whatever the protocol says first.
+        let _ = silent[0].read_to_end(&mut Vec::new()).await;
+    }
+}
+
 async fn grpc(serving: &Serving) -> GrpcInferenceServiceClient<Channel> {
     let address = format!("http://{}", serving.addresses[1].unwrap());
     GrpcInferenceServiceClient::connect(address).await.unwrap()
@@ -310,7 +326,7 @@ impl Seen {
 
 /// Requests of a client, at least; swaps under them, at least.
 const REQUESTS: usize = 100;
-const SWAPS: usize = 300;
+const SWAPS: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn swaps_under_load_lose_and_mix_nothing() {
