@@ -106,7 +106,7 @@ mod tests {
         assert!(matches!(evaluate(&session, &unlabelled, |_, _| {}), Err(EngineError::NoLabels)));
         assert!(matches!(session.run(&[0.0; 3]), Err(EngineError::WrongInput { expected: 784, found: 3 })));
         let mut slow = Latencies::default();
-        [3, 5_000, 5_000].map(|us| slow.record(Duration::from_micros(us)));
+        [3, 5_000, 5_000].iter().for_each(|&us| slow.record(Duration::from_micros(us)));
         assert!((4_990.0..5_010.0).contains(&slow.quantile_us(0.5)));
         let latency = latencies(&session, 20).unwrap().summary();
         assert!(latency.count == 20 && latency.p50 <= latency.p95 && latency.p95 <= latency.p99);
