@@ -55,7 +55,7 @@ pub const DEVICE_QUEUE: usize = 32;
 pub const CONFIG_BYTES: usize = 1024 * 1024;
 /// The body of an inference request, at most, in bytes.
 pub const SERVE_BODY_BYTES: usize = 16 * 1024 * 1024;
-/// Bodies of HTTP requests held at once, at most, in bytes.
+/// Bodies of inference requests held at once, at most, in bytes.
 pub const SERVE_BODIES_BYTES: usize = 32 * 1024 * 1024;
 /// Samples of one inference request, at most.
 pub const SERVE_ROWS: usize = 4096;

@@ -21,7 +21,7 @@ use secateur_common::{Accuracy, ModelName, VariantId, caps};
 use secateur_engine::Session;
 use secateur_model::Graph;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use self::labels::Labels;
@@ -52,8 +52,8 @@ struct Shared {
     current: Current,
     worker: Worker,
     labels: Mutex<Labels>,
-    /// Bytes of bodies that may still be read.
-    bodies: Semaphore,
+    /// Bytes of bodies that may still be held.
+    bodies: Arc<Semaphore>,
 }
 
 impl Serving {
@@ -70,7 +70,7 @@ impl Serving {
             worker: Worker::start(Duration::from_micros(config.serve_delay_us))
                 .context("cannot start the inference thread")?,
             labels: Mutex::default(),
-            bodies: Semaphore::new(caps::SERVE_BODIES_BYTES),
+            bodies: Arc::new(Semaphore::new(caps::SERVE_BODIES_BYTES)),
         });
         let mut listeners = JoinSet::new();
         let mut addresses = [None; 2];
@@ -112,6 +112,12 @@ impl Serving {
 impl Shared {
     fn labels(&self) -> MutexGuard<'_, Labels> {
         self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request's share of what all may hold.
+    fn hold(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Refused> {
+        let bytes = u32::try_from(bytes).map_err(|_| Refused::TooLarge(caps::SERVE_BODY_BYTES))?;
+        self.bodies.try_acquire_many(bytes).map_err(|_| Refused::Busy)
     }
 
     /// The outputs of a request by the variant that it took.

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use secateur_common::caps;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
 use super::listen::{Connection, Listener, accept};
@@ -195,7 +195,7 @@ async fn infer(shared: &Shared, served: &Arc<Served>, request: Request<Incoming>
 async fn body<'a>(
     shared: &'a Shared,
     request: Request<Incoming>,
-) -> Result<(tokio::sync::SemaphorePermit<'a>, Bytes), Refused> {
+) -> Result<(SemaphorePermit<'a>, Bytes), Refused> {
     if is_encoded(request.headers()) {
         return Err(Refused::invalid("compressed bodies are not offered"));
     }
@@ -203,7 +203,7 @@ async fn body<'a>(
     if most > caps::SERVE_BODY_BYTES as u64 {
         return Err(Refused::TooLarge(caps::SERVE_BODY_BYTES));
     }
-    let held = shared.bodies.try_acquire_many(most as u32).map_err(|_| Refused::Busy)?;
+    let held = shared.hold(most as usize)?;
     let whole = Limited::new(request.into_body(), most as usize).collect();
     match tokio::time::timeout(READ, whole).await {
         Err(_) => Err(Refused::Slow),

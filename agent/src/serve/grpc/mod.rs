@@ -1,9 +1,12 @@
 //! The protocol over gRPC.
 
+mod counted;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use secateur_common::caps;
+use secateur_proto::Message;
 use secateur_proto::inference::grpc_inference_service_server::{
     GrpcInferenceService, GrpcInferenceServiceServer,
 };
@@ -21,6 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
+use self::counted::Counted;
 use super::listen::{Connection, Listener, accept};
 use super::protocol::{self, DATATYPE, Data, Inference, Refused, Sample, Sent, Signature};
 use super::{EXTENSIONS, PLATFORM, SERVER, Shared};
@@ -32,6 +36,7 @@ const MESSAGE_BYTES: usize = caps::SERVE_BODY_BYTES + 64 * 1024;
 /// Serves connections, for ever.
 pub(super) async fn serve(listener: Listener, shared: Arc<Shared>) {
     let (accepted, connections) = mpsc::channel(1);
+    let bodies = shared.bodies.clone();
     let service = GrpcInferenceServiceServer::new(Service(shared))
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -41,7 +46,7 @@ pub(super) async fn serve(listener: Listener, shared: Arc<Shared>) {
         .max_concurrent_streams(caps::SERVE_CALLS as u32)
         .http2_keepalive_interval(Some(READ))
         .http2_keepalive_timeout(Some(READ))
-        .add_service(service)
+        .add_service(Counted { inner: service, bodies })
         .serve_with_incoming(ReceiverStream::new(connections));
     let (served, ()) = tokio::join!(server, accept(listener, accepted));
     if let Err(error) = served {
@@ -107,6 +112,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let request = request.into_inner();
+        let _held = self.0.hold(request.encoded_len())?;
         let served = self.0.current.find(&request.model_name, Some(&request.model_version))?;
         let mut inference = read(request, &served.signature)?;
         let values = self.0.infer(&served, &mut inference).await?;
