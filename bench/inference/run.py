@@ -20,13 +20,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def ours(path, runs, *flags):
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     start = time.perf_counter()
-    done = subprocess.run([target / "release/secateur", "bench", path, "--runs", str(runs), "--json", *flags],
-                          capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    command = [target / "release/secateur", "bench", path, "--runs", str(runs), "--json", *flags]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    memory = (found["memory_bytes"] or 0) / 1024  # weights as packed and activations; unknown on tract
     spent = found["latency_p50_us"] * 1e-6 * runs * 1.1
     return {"p50": found["latency_p50_us"], "p95": found["latency_p95_us"], "backend": found["backend"],
-            "load_ms": max(0.0, time.perf_counter() - start - spent) * 1e3, "peak_mib": memory}
+            "load_ms": max(0.0, time.perf_counter() - start - spent) * 1e3, "memory_kib": memory}
 
 
 def peer(engine, path, runs):
@@ -76,7 +75,7 @@ def run_peer(engine, path, runs):
         times.append((time.perf_counter() - start) * 1e6)
     times.sort()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"p50": times[len(times) // 2], "p95": times[len(times) * 95 // 100], "load_ms": load * 1e3, "peak_mib": peak}))
+    print(json.dumps({"p50": times[len(times) // 2], "p95": times[len(times) * 95 // 100], "load_ms": load * 1e3, "memory_kib": peak * 1024}))
 
 
 def cases(anchors, folder, quick):
@@ -106,7 +105,7 @@ def measured(engine, path, runs, rounds):
     found = [one() for _ in range(rounds)]
     if any("failed" in one for one in found):
         return None
-    return {key: statistics.median(one[key] for one in found) for key in ("p50", "p95", "load_ms", "peak_mib")}
+    return {key: statistics.median(one[key] for one in found) for key in ("p50", "p95", "load_ms", "memory_kib")}
 
 
 def main():
@@ -124,7 +123,7 @@ def main():
         return run_peer(args.peer[0], args.peer[1], int(args.peer[2]))
     anchors = pathlib.Path(os.environ.get("ANCHORS", ROOT.parent / "shared/anchors"))
     engines, rows = args.engines.split(","), []
-    print("| model | " + " | ".join(f"{e} p50 · p95 µs" for e in engines) + " | ours / onnxruntime dense | ours MiB · load ms |")
+    print("| model | " + " | ".join(f"{e} p50 · p95 µs" for e in engines) + " | ours / onnxruntime dense | ours KiB · load ms |")
     print("|---|" + "---|" * (len(engines) + 2))
     with tempfile.TemporaryDirectory() as folder:
         base = {}
@@ -138,7 +137,7 @@ def main():
             ratio = found["ours"]["p50"] / base[dense]["p50"] if base.get(dense) else float("nan")
             rows[-1]["ratio"] = ratio
             own = found["ours"]
-            print(f"| {name} | " + " | ".join(cell(found[e]) for e in engines) + f" | {ratio:.2f} | {own['peak_mib']:.0f} · {own['load_ms']:.0f} |", flush=True)
+            print(f"| {name} | " + " | ".join(cell(found[e]) for e in engines) + f" | {ratio:.2f} | {own['memory_kib']:.0f} · {own['load_ms']:.0f} |", flush=True)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     if args.plot:
