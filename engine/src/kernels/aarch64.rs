@@ -2,7 +2,6 @@
 
 use std::arch::aarch64::*;
 
-use super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
 use super::simd::Simd;
 
 struct Neon;
@@ -57,4 +56,4 @@ impl Simd for Neon {
     }
 }
 
-bodies::compiled!(16, Neon);
+super::compiled::compiled!("neon", 16, Neon);

@@ -1,4 +1,4 @@
-//! What all instruction sets run: three kernels over eight lanes, and their compilation for one set.
+//! What all instruction sets run: the kernels, over eight lanes.
 
 use super::Clamp;
 use super::simd::{LANES, Simd};
@@ -11,16 +11,17 @@ pub(crate) struct Place {
     pub(crate) residual: u32,
 }
 
-/// Arguments of a tile: `rows` output channels at `vectors` places, each the sum of `len` weighted input vectors.
+/// Arguments of a tile of output channels at some places, each the sum of `len` weighted inputs. A place is a vector of
+/// positions ([`tile`]) or one position ([`lanes`]).
 pub(super) struct TileArgs {
     /// Base of the input; `places` and `offsets` count from here.
     pub(super) input: *const f32,
     /// Offsets of the inputs summed, `len` of them.
     pub(super) offsets: *const i32,
-    /// Weights, `[len, rows]`.
+    /// Weights, `[len, rows]`; rows in whole vectors where the lanes are channels.
     pub(super) weights: *const f32,
     pub(super) len: usize,
-    /// One a row.
+    /// One a row, padding included.
     pub(super) bias: *const f32,
     /// Base of the output, and each row's offset from it.
     pub(super) output: *mut f32,
@@ -28,19 +29,15 @@ pub(super) struct TileArgs {
     /// Base of what is added, or null, and each row's offset from it.
     pub(super) residual: *const f32,
     pub(super) residual_rows: *const u32,
-    /// One a vector.
     pub(super) places: *const Place,
-    /// Lanes of each vector that are written.
-    pub(super) lanes: usize,
+    /// Lanes of each vector that are written where they are positions; all channels where they are those.
+    pub(super) written: usize,
     pub(super) clamp: Clamp,
 }
 
-/// Runs one tile.
-pub(super) type TileFn = unsafe fn(&TileArgs);
-
 /// # Safety
 /// All offsets, places and rows lie inside the arrays that the bases point to, eight floats each for reading and
-/// `lanes` for writing.
+/// `written` for writing.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // loops over constant lengths, unrolled into registers
 pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs) {
@@ -70,7 +67,7 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs)
             weights = weights.add(R);
         }
         let (low, high) = (S::splat(t.clamp.low), S::splat(t.clamp.high));
-        if t.residual.is_null() && t.lanes == LANES {
+        if t.residual.is_null() && t.written == LANES {
             for v in 0..V {
                 let to = t.output.add((*t.places.add(v)).output as usize);
                 for r in 0..R {
@@ -88,41 +85,19 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs)
                     sum = S::add(sum, S::load(from));
                 }
                 let to = t.output.add(*t.output_rows.add(r) as usize + place.output as usize);
-                put::<S>(to, S::clamp(sum, low, high), t.lanes);
+                put::<S>(to, S::clamp(sum, low, high), t.written);
             }
         }
     }
 }
 
-/// Arguments of a tile whose lanes are output channels: `vectors · 8` channels at `pixels` places of one position.
-pub(super) struct LanesArgs {
-    pub(super) input: *const f32,
-    pub(super) offsets: *const i32,
-    /// Weights, `[len, vectors · 8]`.
-    pub(super) weights: *const f32,
-    pub(super) len: usize,
-    /// One a lane.
-    pub(super) bias: *const f32,
-    pub(super) output: *mut f32,
-    /// One a channel.
-    pub(super) output_rows: *const u32,
-    pub(super) residual: *const f32,
-    pub(super) residual_rows: *const u32,
-    /// One a pixel.
-    pub(super) places: *const Place,
-    /// Channels that are written.
-    pub(super) channels: usize,
-    pub(super) clamp: Clamp,
-}
-
-/// Runs one such tile.
-pub(super) type LanesFn = unsafe fn(&LanesArgs);
-
+/// A tile whose lanes are output channels, `V · 8` of them at `P` positions.
+///
 /// # Safety
 /// As [`tile`], with one float a place.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-pub(super) unsafe fn lanes<S: Simd, const P: usize, const V: usize>(t: &LanesArgs) {
+pub(super) unsafe fn lanes<S: Simd, const P: usize, const V: usize>(t: &TileArgs) {
     // SAFETY: the caller's bounds.
     unsafe {
         let mut sums = [[S::splat(0.0); V]; P];
@@ -157,7 +132,7 @@ pub(super) unsafe fn lanes<S: Simd, const P: usize, const V: usize>(t: &LanesArg
                     turned[lane][p] = lanes[lane];
                 }
             }
-            for lane in 0..t.channels.saturating_sub(v * LANES).min(LANES) {
+            for lane in 0..t.written.saturating_sub(v * LANES).min(LANES) {
                 let row = t.output.add(*t.output_rows.add(v * LANES + lane) as usize);
                 let residual = *t.residual_rows.add(v * LANES + lane) as usize;
                 for p in 0..P {
@@ -206,9 +181,6 @@ pub(super) struct BlockArgs {
     pub(super) lanes: usize,
     pub(super) clamp: Clamp,
 }
-
-/// Runs one block.
-pub(super) type BlockFn = unsafe fn(&BlockArgs);
 
 /// # Safety
 /// `indices` lie inside the input, the other pointers are valid for the lengths said.
@@ -266,9 +238,6 @@ pub(super) struct RowArgs {
     pub(super) len: usize,
 }
 
-/// Sums one row.
-pub(super) type RowFn = unsafe fn(&RowArgs) -> f32;
-
 /// # Safety
 /// `indices` lie inside the input, the other pointers are valid for `len`.
 #[inline(always)]
@@ -303,9 +272,6 @@ pub(super) struct HalveArgs {
     /// From a row to the next, of both.
     pub(super) stride: usize,
 }
-
-/// Splits rows.
-pub(super) type HalveFn = unsafe fn(&HalveArgs);
 
 /// # Safety
 /// All rows are valid for as many floats.
@@ -347,177 +313,3 @@ pub(super) unsafe fn peak<S: Simd>(rounds: usize) -> f32 {
         all.iter().sum()
     }
 }
-
-/// Measures what the machine can do.
-pub(super) type PeakFn = unsafe fn(usize) -> f32;
-
-/// The kernels compiled for one set.
-macro_rules! compiled {
-    ($registers:tt, $simd:ident $(, #[$feature:meta])?) => {
-        $(#[$feature])?
-        unsafe fn tiled<const R: usize, const V: usize>(t: &bodies::TileArgs) {
-            // SAFETY: the caller's.
-            unsafe { bodies::tile::<$simd, R, V>(t) }
-        }
-
-        $(#[$feature])?
-        unsafe fn blocked<const V: usize, const U: usize>(b: &bodies::BlockArgs) {
-            // SAFETY: the caller's.
-            unsafe { bodies::block::<$simd, V, U>(b) }
-        }
-
-        $(#[$feature])?
-        pub(in crate::kernels) unsafe fn row(r: &RowArgs) -> f32 {
-            // SAFETY: the caller's.
-            unsafe { bodies::row::<$simd>(r) }
-        }
-
-        $(#[$feature])?
-        pub(in crate::kernels) unsafe fn peak(rounds: usize) -> f32 {
-            // SAFETY: the caller's.
-            unsafe { bodies::peak::<$simd>(rounds) }
-        }
-
-        $(#[$feature])?
-        pub(in crate::kernels) unsafe fn halve(h: &HalveArgs) {
-            // SAFETY: the caller's.
-            unsafe { bodies::halve::<$simd>(h) }
-        }
-
-        pub(in crate::kernels) fn block(vectors: usize) -> BlockFn {
-            match vectors {
-                1 => blocked::<1, 4>,
-                2 => blocked::<2, 4>,
-                _ => blocked::<4, 2>,
-            }
-        }
-
-        pub(in crate::kernels) fn tile(rows: usize, vectors: usize) -> TileFn {
-            bodies::table!($registers, tiled, rows, vectors)
-        }
-
-        $(#[$feature])?
-        unsafe fn laned<const P: usize, const V: usize>(t: &bodies::LanesArgs) {
-            // SAFETY: the caller's.
-            unsafe { bodies::lanes::<$simd, P, V>(t) }
-        }
-
-        pub(in crate::kernels) fn lanes(pixels: usize, vectors: usize) -> LanesFn {
-            bodies::lanes_table!($registers, laned, pixels, vectors)
-        }
-    };
-}
-pub(super) use compiled;
-
-/// All tiles that fit the registers, with what they need besides the sums.
-macro_rules! table {
-    (16, $f:ident, $rows:expr, $vectors:expr) => {
-        match ($rows, $vectors) {
-            (1, 1) => $f::<1, 1>,
-            (1, 2) => $f::<1, 2>,
-            (1, 3) => $f::<1, 3>,
-            (1, 4) => $f::<1, 4>,
-            (1, 5) => $f::<1, 5>,
-            (1, 6) => $f::<1, 6>,
-            (1, 7) => $f::<1, 7>,
-            (1, 8) => $f::<1, 8>,
-            (2, 1) => $f::<2, 1>,
-            (2, 2) => $f::<2, 2>,
-            (2, 3) => $f::<2, 3>,
-            (2, 4) => $f::<2, 4>,
-            (2, 5) => $f::<2, 5>,
-            (3, 1) => $f::<3, 1>,
-            (3, 2) => $f::<3, 2>,
-            (3, 3) => $f::<3, 3>,
-            (3, 4) => $f::<3, 4>,
-            (4, 1) => $f::<4, 1>,
-            (4, 2) => $f::<4, 2>,
-            (4, 3) => $f::<4, 3>,
-            (5, 1) => $f::<5, 1>,
-            (5, 2) => $f::<5, 2>,
-            (6, 1) => $f::<6, 1>,
-            (6, 2) => $f::<6, 2>,
-            (7, 1) => $f::<7, 1>,
-            (8, 1) => $f::<8, 1>,
-            (rows, vectors) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
-        }
-    };
-    (32, $f:ident, $rows:expr, $vectors:expr) => {
-        match ($rows, $vectors) {
-            (2, 6) => $f::<2, 6>,
-            (2, 7) => $f::<2, 7>,
-            (2, 8) => $f::<2, 8>,
-            (3, 5) => $f::<3, 5>,
-            (3, 6) => $f::<3, 6>,
-            (3, 7) => $f::<3, 7>,
-            (3, 8) => $f::<3, 8>,
-            (4, 4) => $f::<4, 4>,
-            (4, 5) => $f::<4, 5>,
-            (4, 6) => $f::<4, 6>,
-            (5, 3) => $f::<5, 3>,
-            (5, 4) => $f::<5, 4>,
-            (5, 5) => $f::<5, 5>,
-            (6, 3) => $f::<6, 3>,
-            (6, 4) => $f::<6, 4>,
-            (7, 2) => $f::<7, 2>,
-            (7, 3) => $f::<7, 3>,
-            (8, 2) => $f::<8, 2>,
-            (8, 3) => $f::<8, 3>,
-            (rows, vectors) => bodies::table!(16, $f, rows, vectors),
-        }
-    };
-}
-pub(super) use table;
-
-/// All tiles of pixels and vectors of channels that fit the registers.
-macro_rules! lanes_table {
-    (16, $f:ident, $pixels:expr, $vectors:expr) => {
-        match ($pixels, $vectors) {
-            (1, 1) => $f::<1, 1>,
-            (2, 1) => $f::<2, 1>,
-            (3, 1) => $f::<3, 1>,
-            (4, 1) => $f::<4, 1>,
-            (5, 1) => $f::<5, 1>,
-            (6, 1) => $f::<6, 1>,
-            (7, 1) => $f::<7, 1>,
-            (8, 1) => $f::<8, 1>,
-            (1, 2) => $f::<1, 2>,
-            (2, 2) => $f::<2, 2>,
-            (3, 2) => $f::<3, 2>,
-            (4, 2) => $f::<4, 2>,
-            (5, 2) => $f::<5, 2>,
-            (6, 2) => $f::<6, 2>,
-            (1, 3) => $f::<1, 3>,
-            (2, 3) => $f::<2, 3>,
-            (3, 3) => $f::<3, 3>,
-            (4, 3) => $f::<4, 3>,
-            (1, 4) => $f::<1, 4>,
-            (2, 4) => $f::<2, 4>,
-            (pixels, vectors) => unreachable!("no tile of {pixels} pixels and {vectors} vectors"),
-        }
-    };
-    (32, $f:ident, $pixels:expr, $vectors:expr) => {
-        match ($pixels, $vectors) {
-            (9, 1) => $f::<9, 1>,
-            (10, 1) => $f::<10, 1>,
-            (11, 1) => $f::<11, 1>,
-            (12, 1) => $f::<12, 1>,
-            (7, 2) => $f::<7, 2>,
-            (8, 2) => $f::<8, 2>,
-            (9, 2) => $f::<9, 2>,
-            (10, 2) => $f::<10, 2>,
-            (11, 2) => $f::<11, 2>,
-            (12, 2) => $f::<12, 2>,
-            (5, 3) => $f::<5, 3>,
-            (6, 3) => $f::<6, 3>,
-            (7, 3) => $f::<7, 3>,
-            (8, 3) => $f::<8, 3>,
-            (3, 4) => $f::<3, 4>,
-            (4, 4) => $f::<4, 4>,
-            (5, 4) => $f::<5, 4>,
-            (6, 4) => $f::<6, 4>,
-            (pixels, vectors) => bodies::lanes_table!(16, $f, pixels, vectors),
-        }
-    };
-}
-pub(super) use lanes_table;

@@ -1,6 +1,5 @@
 //! Eight lanes in plain Rust.
 
-use super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
 use super::simd::{LANES, Simd};
 
 struct Portable;
@@ -63,4 +62,4 @@ impl Simd for Portable {
     }
 }
 
-bodies::compiled!(16, Portable);
+super::compiled::compiled!("generic", 16, Portable);

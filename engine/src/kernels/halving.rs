@@ -44,6 +44,6 @@ impl Halving {
             stride: self.stride,
         };
         // SAFETY: it fits.
-        unsafe { isa.halve()(&args) }
+        unsafe { (isa.kernels().halve)(&args) }
     }
 }

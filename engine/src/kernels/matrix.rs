@@ -155,7 +155,7 @@ impl Matrix {
     }
 
     fn run_rows(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
-        let row = isa.row();
+        let row = isa.kernels().row;
         for (index, output) in output.iter_mut().enumerate() {
             let span = self.starts[index]..self.starts[index + 1];
             let args = RowArgs {
@@ -185,7 +185,7 @@ impl Matrix {
             };
             // SAFETY: `pack_blocks` took indices below `inputs`, which `input` has, as many weights as the block has
             // of both, and the bias is padded by the widest block.
-            unsafe { (isa.block(block.vectors))(&args) }
+            unsafe { ((isa.kernels().block)(block.vectors))(&args) }
         }
     }
 }

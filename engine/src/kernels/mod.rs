@@ -6,6 +6,7 @@
 mod aarch64;
 mod aligned;
 mod bodies;
+mod compiled;
 mod generic;
 mod halving;
 mod matrix;
@@ -21,7 +22,8 @@ pub(crate) use planes::{Convolution, Form, Grid, Place, Row};
 
 use std::time::{Duration, Instant};
 
-use bodies::{BlockFn, HalveFn, LanesFn, PEAK_ROUND, PeakFn, RowFn, TileFn};
+use bodies::PEAK_ROUND;
+use compiled::Kernels;
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,91 +66,32 @@ impl Isa {
         sets.into_iter().map(Self).collect()
     }
 
+    fn kernels(self) -> &'static Kernels {
+        match self.0 {
+            Set::Generic => &generic::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => &x86_64::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => &x86_64::avx512::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => &aarch64::KERNELS,
+        }
+    }
+
     /// Vectors that fit the registers.
     pub(crate) fn registers(self) -> usize {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => 32,
-            _ => 16,
-        }
+        self.kernels().registers
     }
 
-    fn tile(self, rows: usize, vectors: usize) -> TileFn {
-        match self.0 {
-            Set::Generic => generic::tile(rows, vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::tile(rows, vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::tile(rows, vectors),
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::tile(rows, vectors),
-        }
-    }
-
-    fn lanes(self, pixels: usize, vectors: usize) -> LanesFn {
-        match self.0 {
-            Set::Generic => generic::lanes(pixels, vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::lanes(pixels, vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::lanes(pixels, vectors),
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::lanes(pixels, vectors),
-        }
-    }
-
-    fn block(self, vectors: usize) -> BlockFn {
-        match self.0 {
-            Set::Generic => generic::block(vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::block(vectors),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::block(vectors),
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::block(vectors),
-        }
-    }
-
-    fn row(self) -> RowFn {
-        match self.0 {
-            Set::Generic => generic::row,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::row,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::row,
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::row,
-        }
-    }
-
-    fn halve(self) -> HalveFn {
-        match self.0 {
-            Set::Generic => generic::halve,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::halve,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::halve,
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::halve,
-        }
-    }
-
-    fn peak(self) -> PeakFn {
-        match self.0 {
-            Set::Generic => generic::peak,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86_64::avx2::peak,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86_64::avx512::peak,
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => aarch64::peak,
-        }
+    /// Its name, for people.
+    pub(crate) fn name(self) -> &'static str {
+        self.kernels().name
     }
 
     /// Multiply-accumulates a second that this core can do at most, measured now: the best of some runs.
     pub(crate) fn macs_per_second(self) -> f64 {
         const ROUNDS: usize = 20_000;
-        let peak = self.peak();
+        let peak = self.kernels().peak;
         let time = |_| {
             let start = Instant::now();
             // SAFETY: the set has been seen on this machine.
@@ -157,19 +100,6 @@ impl Isa {
         };
         let best = (0..50).map(time).min().unwrap_or_default().max(Duration::from_nanos(1));
         (ROUNDS * PEAK_ROUND) as f64 / best.as_secs_f64()
-    }
-
-    /// Its name, for people.
-    pub(crate) fn name(self) -> &'static str {
-        match self.0 {
-            Set::Generic => "generic",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => "avx512",
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => "neon",
-        }
     }
 
     /// Runs plain loops compiled for this instruction set.

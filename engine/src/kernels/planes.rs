@@ -1,7 +1,7 @@
 //! Convolutions over padded planes: each output channel is a sum of shifted input vectors. Dense, sparse, in blocks,
 //! 1×1, k×k and depthwise are all this, and differ in the rows' taps only.
 
-use super::bodies::{LanesArgs, TileArgs};
+use super::bodies::TileArgs;
 use super::simd::LANES;
 use super::{Aligned, Clamp, Isa};
 
@@ -237,47 +237,27 @@ impl Convolution {
         places: &std::ops::Range<usize>,
         (input, residual, output): (*const f32, *const f32, *mut f32),
     ) {
-        let offsets = self.offsets.as_ptr().wrapping_add(block.taps.start);
-        let weights = self.weights.as_ptr().wrapping_add(block.weights);
-        let len = block.taps.len();
-        let bias = self.bias.as_ptr().wrapping_add(block.first);
-        let output_rows = self.output_rows.as_ptr().wrapping_add(block.first);
-        let residual_rows = self.residual_rows.as_ptr().wrapping_add(block.first);
-        let (rows, width, clamp) = (block.rows, places.len(), self.clamp);
-        let places = self.grid.places.as_ptr().wrapping_add(places.start);
+        let (kernels, width) = (self.isa.kernels(), places.len());
+        let (run, written) = match self.form {
+            Form::Positions => ((kernels.tile)(block.rows, width), self.grid.lanes),
+            Form::Channels => ((kernels.lanes)(width, block.rows.div_ceil(LANES)), block.rows),
+        };
+        let args = TileArgs {
+            input,
+            offsets: self.offsets.as_ptr().wrapping_add(block.taps.start),
+            weights: self.weights.as_ptr().wrapping_add(block.weights),
+            len: block.taps.len(),
+            bias: self.bias.as_ptr().wrapping_add(block.first),
+            output,
+            output_rows: self.output_rows.as_ptr().wrapping_add(block.first),
+            residual,
+            residual_rows: self.residual_rows.as_ptr().wrapping_add(block.first),
+            places: self.grid.places.as_ptr().wrapping_add(places.start),
+            written,
+            clamp: self.clamp,
+        };
         // SAFETY: the caller's, and `new` gave each block as many taps, weights and rows as its ranges say.
-        unsafe {
-            match self.form {
-                Form::Positions => self.isa.tile(rows, width)(&TileArgs {
-                    input,
-                    offsets,
-                    weights,
-                    len,
-                    bias,
-                    output,
-                    output_rows,
-                    residual,
-                    residual_rows,
-                    places,
-                    lanes: self.grid.lanes,
-                    clamp,
-                }),
-                Form::Channels => self.isa.lanes(width, rows.div_ceil(LANES))(&LanesArgs {
-                    input,
-                    offsets,
-                    weights,
-                    len,
-                    bias,
-                    output,
-                    output_rows,
-                    residual,
-                    residual_rows,
-                    places,
-                    channels: rows,
-                    clamp,
-                }),
-            }
-        }
+        unsafe { run(&args) }
     }
 }
 

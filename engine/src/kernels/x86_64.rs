@@ -57,10 +57,7 @@ impl Simd for Avx2 {
 
 /// Kernels for sixteen registers.
 pub(super) mod avx2 {
-    use super::super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
-    use super::Avx2;
-
-    bodies::compiled!(16, Avx2, #[target_feature(enable = "avx2,fma")]);
+    super::super::compiled::compiled!("avx2", 16, super::Avx2, #[target_feature(enable = "avx2,fma")]);
 
     /// Runs `work` compiled for AVX2 and FMA, as far as it is inlined.
     ///
@@ -74,8 +71,5 @@ pub(super) mod avx2 {
 
 /// The same vectors where AVX-512 gives 32 registers.
 pub(super) mod avx512 {
-    use super::super::bodies::{self, BlockFn, HalveArgs, LanesFn, RowArgs, TileFn};
-    use super::Avx2;
-
-    bodies::compiled!(32, Avx2, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);
+    super::super::compiled::compiled!("avx512", 32, super::Avx2, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);
 }

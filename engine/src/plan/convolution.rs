@@ -74,39 +74,38 @@ impl Plan<'_> {
         (0..outputs).map(make).collect()
     }
 
+    /// What is added to the output lies as it does, where nothing is added.
+    fn added(&self) -> Layout {
+        self.residual.unwrap_or(self.output)
+    }
+
+    /// The place at a position of the output plane.
+    fn place(&self, y: usize, x: usize) -> Place {
+        let at = |layout: Layout| layout.at(0, y, x) as u32;
+        Place { input: at(self.input), output: at(self.output), residual: at(self.added()) }
+    }
+
     /// The places that cover an output plane: along whole planes where all strides are alike and that takes fewer
     /// vectors (what is written into gaps is cleared afterwards), else row by row.
     fn grid(&self) -> Grid {
         let Shape { h, w, .. } = self.output.shape;
-        let residual = self.residual.unwrap_or(self.output);
-        let place = |y: usize, x: usize| Place {
-            input: (self.input.origin + y * self.input.stride + x) as u32,
-            output: (self.output.origin + y * self.output.stride + x) as u32,
-            residual: (residual.origin + y * residual.stride + x) as u32,
-        };
         let stride = self.output.stride;
-        let alike = self.input.stride == stride && residual.stride == stride;
+        let alike = self.input.stride == stride && self.added().stride == stride;
         let span = (h - 1) * stride + w;
         let (along, by_row) = (span.div_ceil(LANES), h * w.div_ceil(LANES));
         // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills.
         if alike && (h == 1 || along < by_row || along == by_row && w < LANES) {
-            let places = cover(span).map(|at| place(0, at)).collect();
+            let places = cover(span).map(|at| self.place(0, at)).collect();
             return Grid { places, lanes: span.min(LANES), spills: stride > w && h > 1 };
         }
-        let places = (0..h).flat_map(|y| cover(w).map(move |x| place(y, x)));
+        let places = (0..h).flat_map(|y| cover(w).map(move |x| self.place(y, x)));
         Grid { places: places.collect(), lanes: w.min(LANES), spills: false }
     }
 
     /// Every position of an output plane.
     fn pixels(&self) -> Grid {
         let Shape { h, w, .. } = self.output.shape;
-        let residual = self.residual.unwrap_or(self.output);
-        let place = |y: usize, x: usize| Place {
-            input: (self.input.origin + y * self.input.stride + x) as u32,
-            output: (self.output.origin + y * self.output.stride + x) as u32,
-            residual: (residual.origin + y * residual.stride + x) as u32,
-        };
-        let places = (0..h).flat_map(|y| (0..w).map(move |x| place(y, x)));
+        let places = (0..h).flat_map(|y| (0..w).map(move |x| self.place(y, x)));
         Grid { places: places.collect(), lanes: 1, spills: false }
     }
 

@@ -1,0 +1,190 @@
+//! The kernels compiled for one instruction set, behind one table of functions.
+
+use super::bodies::{BlockArgs, HalveArgs, RowArgs, TileArgs};
+
+/// What one instruction set can run.
+///
+/// # Safety of all
+/// The machine has the set, and the arguments keep the contract of the body in [`super::bodies`].
+pub(super) struct Kernels {
+    /// For people.
+    pub(super) name: &'static str,
+    /// Vectors that fit the registers.
+    pub(super) registers: usize,
+    /// A tile of so many rows at so many vectors of positions.
+    pub(super) tile: fn(usize, usize) -> unsafe fn(&TileArgs),
+    /// A tile of so many positions by so many vectors of channels.
+    pub(super) lanes: fn(usize, usize) -> unsafe fn(&TileArgs),
+    /// A block of so many vectors of outputs.
+    pub(super) block: fn(usize) -> unsafe fn(&BlockArgs),
+    pub(super) row: unsafe fn(&RowArgs) -> f32,
+    pub(super) halve: unsafe fn(&HalveArgs),
+    /// So many rounds of products and nothing else.
+    pub(super) peak: unsafe fn(usize) -> f32,
+}
+
+/// `KERNELS`, compiled for one set.
+macro_rules! compiled {
+    ($name:literal, $registers:tt, $simd:ty $(, #[$feature:meta])?) => {
+        use $crate::kernels::{bodies, compiled};
+
+        pub(in $crate::kernels) static KERNELS: compiled::Kernels = compiled::Kernels {
+            name: $name,
+            registers: $registers,
+            tile: |rows, vectors| compiled::table!($registers, tile, rows, vectors),
+            lanes: |pixels, vectors| compiled::lanes_table!($registers, lanes, pixels, vectors),
+            block: |vectors| match vectors {
+                1 => block::<1, 4>,
+                2 => block::<2, 4>,
+                _ => block::<4, 2>,
+            },
+            row,
+            halve,
+            peak,
+        };
+
+        // SAFETY of all below: the caller's.
+        $(#[$feature])?
+        unsafe fn tile<const R: usize, const V: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::tile::<$simd, R, V>(t) }
+        }
+
+        $(#[$feature])?
+        unsafe fn lanes<const P: usize, const V: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::lanes::<$simd, P, V>(t) }
+        }
+
+        $(#[$feature])?
+        unsafe fn block<const V: usize, const U: usize>(b: &bodies::BlockArgs) {
+            unsafe { bodies::block::<$simd, V, U>(b) }
+        }
+
+        $(#[$feature])?
+        unsafe fn row(r: &bodies::RowArgs) -> f32 {
+            unsafe { bodies::row::<$simd>(r) }
+        }
+
+        $(#[$feature])?
+        unsafe fn halve(h: &bodies::HalveArgs) {
+            unsafe { bodies::halve::<$simd>(h) }
+        }
+
+        $(#[$feature])?
+        unsafe fn peak(rounds: usize) -> f32 {
+            unsafe { bodies::peak::<$simd>(rounds) }
+        }
+    };
+}
+
+/// All tiles that fit the registers, with what they need besides the sums.
+macro_rules! table {
+    (16, $f:ident, $rows:expr, $vectors:expr) => {
+        match ($rows, $vectors) {
+            (1, 1) => $f::<1, 1>,
+            (1, 2) => $f::<1, 2>,
+            (1, 3) => $f::<1, 3>,
+            (1, 4) => $f::<1, 4>,
+            (1, 5) => $f::<1, 5>,
+            (1, 6) => $f::<1, 6>,
+            (1, 7) => $f::<1, 7>,
+            (1, 8) => $f::<1, 8>,
+            (2, 1) => $f::<2, 1>,
+            (2, 2) => $f::<2, 2>,
+            (2, 3) => $f::<2, 3>,
+            (2, 4) => $f::<2, 4>,
+            (2, 5) => $f::<2, 5>,
+            (3, 1) => $f::<3, 1>,
+            (3, 2) => $f::<3, 2>,
+            (3, 3) => $f::<3, 3>,
+            (3, 4) => $f::<3, 4>,
+            (4, 1) => $f::<4, 1>,
+            (4, 2) => $f::<4, 2>,
+            (4, 3) => $f::<4, 3>,
+            (5, 1) => $f::<5, 1>,
+            (5, 2) => $f::<5, 2>,
+            (6, 1) => $f::<6, 1>,
+            (6, 2) => $f::<6, 2>,
+            (7, 1) => $f::<7, 1>,
+            (8, 1) => $f::<8, 1>,
+            (rows, vectors) => unreachable!("no tile of {rows} rows and {vectors} vectors"),
+        }
+    };
+    (32, $f:ident, $rows:expr, $vectors:expr) => {
+        match ($rows, $vectors) {
+            (2, 6) => $f::<2, 6>,
+            (2, 7) => $f::<2, 7>,
+            (2, 8) => $f::<2, 8>,
+            (3, 5) => $f::<3, 5>,
+            (3, 6) => $f::<3, 6>,
+            (3, 7) => $f::<3, 7>,
+            (3, 8) => $f::<3, 8>,
+            (4, 4) => $f::<4, 4>,
+            (4, 5) => $f::<4, 5>,
+            (4, 6) => $f::<4, 6>,
+            (5, 3) => $f::<5, 3>,
+            (5, 4) => $f::<5, 4>,
+            (5, 5) => $f::<5, 5>,
+            (6, 3) => $f::<6, 3>,
+            (6, 4) => $f::<6, 4>,
+            (7, 2) => $f::<7, 2>,
+            (7, 3) => $f::<7, 3>,
+            (8, 2) => $f::<8, 2>,
+            (8, 3) => $f::<8, 3>,
+            (rows, vectors) => compiled::table!(16, $f, rows, vectors),
+        }
+    };
+}
+
+/// All tiles of pixels and vectors of channels that fit the registers.
+macro_rules! lanes_table {
+    (16, $f:ident, $pixels:expr, $vectors:expr) => {
+        match ($pixels, $vectors) {
+            (1, 1) => $f::<1, 1>,
+            (2, 1) => $f::<2, 1>,
+            (3, 1) => $f::<3, 1>,
+            (4, 1) => $f::<4, 1>,
+            (5, 1) => $f::<5, 1>,
+            (6, 1) => $f::<6, 1>,
+            (7, 1) => $f::<7, 1>,
+            (8, 1) => $f::<8, 1>,
+            (1, 2) => $f::<1, 2>,
+            (2, 2) => $f::<2, 2>,
+            (3, 2) => $f::<3, 2>,
+            (4, 2) => $f::<4, 2>,
+            (5, 2) => $f::<5, 2>,
+            (6, 2) => $f::<6, 2>,
+            (1, 3) => $f::<1, 3>,
+            (2, 3) => $f::<2, 3>,
+            (3, 3) => $f::<3, 3>,
+            (4, 3) => $f::<4, 3>,
+            (1, 4) => $f::<1, 4>,
+            (2, 4) => $f::<2, 4>,
+            (pixels, vectors) => unreachable!("no tile of {pixels} pixels and {vectors} vectors"),
+        }
+    };
+    (32, $f:ident, $pixels:expr, $vectors:expr) => {
+        match ($pixels, $vectors) {
+            (9, 1) => $f::<9, 1>,
+            (10, 1) => $f::<10, 1>,
+            (11, 1) => $f::<11, 1>,
+            (12, 1) => $f::<12, 1>,
+            (7, 2) => $f::<7, 2>,
+            (8, 2) => $f::<8, 2>,
+            (9, 2) => $f::<9, 2>,
+            (10, 2) => $f::<10, 2>,
+            (11, 2) => $f::<11, 2>,
+            (12, 2) => $f::<12, 2>,
+            (5, 3) => $f::<5, 3>,
+            (6, 3) => $f::<6, 3>,
+            (7, 3) => $f::<7, 3>,
+            (8, 3) => $f::<8, 3>,
+            (3, 4) => $f::<3, 4>,
+            (4, 4) => $f::<4, 4>,
+            (5, 4) => $f::<5, 4>,
+            (6, 4) => $f::<6, 4>,
+            (pixels, vectors) => compiled::lanes_table!(16, $f, pixels, vectors),
+        }
+    };
+}
+
+pub(super) use {compiled, lanes_table, table};
