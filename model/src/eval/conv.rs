@@ -111,7 +111,7 @@ impl Window {
     }
 
     /// The outputs `from..to` along `axis` whose kernel offset `k` meets the input and not its padding.
-    fn inside(&self, axis: usize, k: usize) -> Option<(usize, usize)> {
+    pub fn inside(&self, axis: usize, k: usize) -> Option<(usize, usize)> {
         let (offset, pad, stride) = (k * self.dilation[axis], self.pad[axis], self.stride[axis]);
         let from = pad.saturating_sub(offset).div_ceil(stride);
         let to = (self.input[axis] + pad).saturating_sub(offset).div_ceil(stride).min(self.output[axis]);
@@ -124,7 +124,7 @@ impl Window {
     }
 
     /// Rows of `channels × kernel`, a column an output position: `columns[(c·kh·kw + k), p]`.
-    pub(crate) fn im2col(&self, planes: &[f32], columns: &mut Vec<f32>) {
+    pub fn im2col(&self, planes: &[f32], columns: &mut Vec<f32>) {
         let [height, width] = self.input;
         let [rows, cols] = self.output;
         columns.clear();
