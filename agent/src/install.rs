@@ -73,14 +73,14 @@ fn decode(cache: &Cache, folder: &Path, update: UpdateRef, wanted: &Wanted) -> a
 fn keep(cache: &Cache, made: &Scratch) -> anyhow::Result<()> {
     let variant = made.variant_id();
     cache.drop_variant(variant)?;
-    let (mut index, mut bytes) = (0, 0);
+    let (mut index, mut payload) = (0, 0);
     let manifest = secateur_update::store(made, Generation(0), |frame| {
         cache.put_frame(variant, index, frame)?;
         index += 1;
-        bytes += frame.len();
+        payload += frame.len() as u64;
         Ok(())
     })?;
-    Ok(cache.hold(variant, &manifest, ByteCount((bytes + manifest.len()) as u64))?)
+    Ok(cache.hold(variant, &manifest, ByteCount(payload))?)
 }
 
 /// A held variant, decoded into a file.
@@ -99,8 +99,8 @@ pub fn stored(cache: &Cache, variant: VariantId) -> anyhow::Result<Graph> {
 
 /// Decodes a held variant, frame by frame, into `sink`.
 fn read<S: Sink>(cache: &Cache, variant: VariantId, sink: S) -> anyhow::Result<S> {
-    cache.stored_bytes(variant)?.context("the variant is not held")?;
-    let manifest = Manifest::read(&cache.manifest(variant)?)?;
+    let manifest = cache.manifest(variant)?.context("the variant is not held, or its file is not whole")?;
+    let manifest = Manifest::read(&manifest)?;
     if manifest.target != variant || manifest.base.is_some() {
         bail!("the stored bytes are of another variant");
     }

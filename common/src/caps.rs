@@ -3,8 +3,8 @@
 
 /// A gRPC chunk of update bytes, at most, in bytes.
 pub const CHUNK_BYTES: usize = 256 * 1024;
-/// A value in the agent's sled cache, at most: sled 0.34 leaks disk above about 100 kB (DESIGN section 4).
-pub const CACHE_VALUE_BYTES: usize = 64 * 1024;
+/// A value in the agent's sled cache, at most: sled 0.34 puts pages above 128 KiB, of up to 17 values, into files that it leaks.
+pub const CACHE_VALUE_BYTES: usize = 4 * 1024;
 /// A frame of an update container, at most, in bytes.
 pub const FRAME_BYTES: usize = 64 * 1024;
 /// An ONNX file, at most, in bytes.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use secateur_common::{Accuracy, Budget, Digest, Metric, ModelName, VariantId};
+use secateur_common::{Accuracy, Budget, Digest, Generation, Metric, ModelName, VariantId};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, canonical, cost, onnx};
 use secateur_plan::{Ladder, Rung, RungRequest};
-use secateur_prune::{Meter, PruneError, Refit};
+use secateur_prune::{Holder, Meter, PruneError, Refit};
 use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,12 @@ pub(crate) fn build(
     let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
     let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
     let family = families.get(key, store, &dense, &inputs, &mut told).map_err(failed)?;
-    let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &mut told).map_err(failed)?;
+    let settle = |graph: &Graph, before: Option<&Graph>| match before {
+        Some(before) => update::publish_after(graph, before, config.max_nmse),
+        None => update::publish(graph, config.max_nmse),
+    };
+    let holder = Holder { settle: &settle, affords: &affords };
+    let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &holder, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
     let total = rungs.len();
     let mut made = Vec::new();
@@ -99,6 +104,14 @@ pub(crate) fn build(
         }
     }
     Ok((record, changes))
+}
+
+/// A step down a ladder costs a device this share of the lower rung's full bytes, at most.
+const STEP_SHARE: f64 = 0.1;
+
+fn affords(above: &Graph, rung: &Graph) -> bool {
+    let step = update::encode(Some(above), rung, Generation(0));
+    step.is_ok_and(|step| step.len() as f64 <= STEP_SHARE * update::stored_bytes(rung).get() as f64)
 }
 
 /// What came of a request for a rung.

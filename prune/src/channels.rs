@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use secateur_common::{Budget, ByteCount, Metric, Violation};
+use secateur_common::{Budget, Violation};
 use secateur_model::groups::{self, Groups, KeepSets, Role};
 use secateur_model::timing::Timing;
 use secateur_model::{Graph, Tensor, fold, shape};
 
 use crate::allocate::allocate;
 use crate::curves::curves;
-use crate::measure::{self, cost_of, first_within, violations};
+use crate::measure::{self, violations};
 use crate::observe::{Observed, observe};
 use crate::oracle::{self, unrunnable};
 use crate::path::Path;
@@ -17,7 +17,7 @@ use crate::refit::{Cut, refit};
 use crate::trace::{Trace, score};
 use crate::tune::tune;
 use crate::widths::{Prices, Widths};
-use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request, Rung};
+use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request};
 
 pub(crate) fn prune(
     dense: &Graph,
@@ -97,52 +97,6 @@ impl Family {
         Ok(Self { method, seed, graph, groups, traces, observed, curves })
     }
 
-    /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
-    /// reached.
-    ///
-    /// # Errors
-    /// Where a rung cannot be built or run.
-    pub fn rungs(
-        &self,
-        dense: &Graph,
-        shares: &[f64],
-        refit: Refit,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Rung>, PruneError> {
-        let path = self.path()?;
-        let all = cost_of(&self.graph)?.macs.get() as f64;
-        let kept = self.kept(&self.groups.keep_all());
-        let mut rungs = vec![Rung { graph: dense.clone(), label: "dense".into(), share: 1.0, kept }];
-        let mut last = 0;
-        for (done, &share) in shares.iter().enumerate() {
-            progress(Progress { stage: "ladder", done, total: shares.len() });
-            let budget = Budget::default().with(Metric::Macs, share * all);
-            let within = first_within(path.len(), &budget, Meter::new(&|_| ByteCount(0)), |steps| {
-                self.build(&path, steps)
-            });
-            let (steps, graph) = match within {
-                Err(PruneError::Infeasible { .. }) => break,
-                other => other?,
-            };
-            if steps <= last {
-                continue;
-            }
-            last = steps;
-            let keep = path.keep(&self.groups, steps);
-            let (graph, kept) = self.finished(graph, &keep, refit, &mut |_| ())?;
-            let graph = self.tuned(graph, refit, &mut |_| ())?;
-            let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
-            rungs.push(Rung {
-                graph,
-                label: format!("macs {:.0}%", share * 100.0),
-                share: share_built,
-                kept,
-            });
-        }
-        progress(Progress { stage: "ladder", done: shares.len(), total: shares.len() });
-        Ok(rungs)
-    }
-
     /// The variant that keeps every limit of `budget` at the least loss.
     ///
     /// # Errors
@@ -181,6 +135,11 @@ impl Family {
         }
     }
 
+    /// `graph`, which is the dense one but for its weights' values, as this family's graph was made from that.
+    pub(crate) fn as_prepared(&self, graph: &Graph) -> Graph {
+        prepared(graph, self.method)
+    }
+
     /// A cut graph once the oracle has held and its layers are refitted, and what of each group it keeps.
     fn finished(
         &self,
@@ -195,7 +154,7 @@ impl Family {
     }
 
     /// The path along which channels go where multiply-accumulates are what counts.
-    fn path(&self) -> Result<Path, PruneError> {
+    pub(crate) fn path(&self) -> Result<Path, PruneError> {
         Ok(self.path_by(&self.widths(None)?, &Prices::MACS, 1))
     }
 
@@ -215,7 +174,7 @@ impl Family {
         groups::cut(&self.graph, &self.groups, &path.keep(&self.groups, steps)).map_err(unrunnable)
     }
 
-    fn refit(
+    pub(crate) fn refit(
         &self,
         graph: &mut Graph,
         keep: &KeepSets,
@@ -230,7 +189,7 @@ impl Family {
     }
 
     /// A refitted graph with all its layers tuned together, where a refit may change all of them.
-    fn tuned(
+    pub(crate) fn tuned(
         &self,
         mut graph: Graph,
         refit: Refit,
@@ -244,7 +203,7 @@ impl Family {
         Ok(graph)
     }
 
-    fn kept(&self, keep: &KeepSets) -> Vec<Kept> {
+    pub(crate) fn kept(&self, keep: &KeepSets) -> Vec<Kept> {
         let pair = self.groups.groups.iter().zip(keep);
         pair.map(|(group, set)| Kept { group: group.name.clone(), kept: set.len(), of: group.channels })
             .collect()
@@ -256,17 +215,22 @@ impl Family {
 /// # Errors
 /// Where no group has two channels.
 pub(crate) fn grouped(dense: &Graph, method: Method) -> Result<(Graph, Groups), PruneError> {
-    let mut graph = dense.clone();
-    groups::prepare(&mut graph);
-    if method == Method::Obs {
-        fold::batch_norms(&mut graph); // the refit corrects what they would
-    }
+    let graph = prepared(dense, method);
     let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
     let groups = groups::find(&graph, &shapes);
     match groups.groups.iter().all(|group| group.channels < 2) {
         true => Err(nothing_prunable(&groups)),
         false => Ok((graph, groups)),
     }
+}
+
+fn prepared(dense: &Graph, method: Method) -> Graph {
+    let mut graph = dense.clone();
+    groups::prepare(&mut graph);
+    if method == Method::Obs {
+        fold::batch_norms(&mut graph); // the refit corrects what they would
+    }
+    graph
 }
 
 /// Whether a tensor of weights takes in channels of a group.

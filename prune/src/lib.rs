@@ -11,6 +11,7 @@ mod channels;
 mod curves;
 mod divergence;
 mod error;
+mod ladder;
 mod layer;
 mod measure;
 mod mixed;
@@ -32,6 +33,7 @@ mod window;
 
 pub use channels::Family;
 pub use error::PruneError;
+pub use ladder::Holder;
 pub use moments::{Moments, OtherColumns};
 pub use request::{Kept, Meter, Method, Progress, Pruned, Refit, Request, Rung, SHARES, Structure};
 pub use sparse::Pattern;

@@ -14,9 +14,6 @@ use crate::oracle::unrunnable;
 use crate::reconstruct::fitted;
 use crate::regression::Regression;
 
-/// A layer that holds at least this share of all weights is a large one, whose refit is held to a share of its inputs.
-const LARGE: f64 = 0.1;
-
 /// Which part of the dense graph a cut graph is.
 pub(crate) struct Cut<'a> {
     pub(crate) dense: &'a Graph,
@@ -49,9 +46,9 @@ impl Cut<'_> {
     }
 }
 
-/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out (the same nodes). Of a large
-/// layer's inputs, only the `share` that helps most gets new weights: what keeps its value costs almost nothing to
-/// ship. What the cut does not reach stays as it is.
+/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out (the same nodes). At most about
+/// `share` of all weights get new values, those of the inputs that help their layer most: what keeps its value costs almost
+/// nothing to ship. What the cut does not reach stays as it is.
 ///
 /// # Errors
 /// Where a node cannot be run on the calibration inputs.
@@ -62,31 +59,60 @@ pub(crate) fn refit(
     share: f64,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
-    let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
     let Some(input) = graph.inputs.first() else { return Ok(()) };
     let mut live = Live::from([(input.name.clone(), observed.inputs.clone())]);
-    // Values that are not what the dense net has at the kept channels.
-    let mut moved: HashSet<String> = HashSet::new();
+    let reached = reached(graph, observed);
+    let weights = |layer: &Layer| layer.width * layer.outputs;
+    let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
+    let sizes: Vec<usize> = reached.iter().map(|(_, layer)| weights(layer)).collect();
+    let most = allowance(&sizes, all as f64 * share);
     for index in 0..graph.nodes.len() {
         progress(index, graph.nodes.len());
-        let node = &graph.nodes[index];
-        let mut moves = node.inputs.iter().any(|name| moved.contains(name));
-        let seen = observed.layers.iter().find(|seen| seen.layer.node == index);
-        if let Some((seen, layer)) = seen.and_then(|seen| Some((seen, Layer::of(graph, index)?))) {
-            moves |= layer.width != seen.layer.width;
-            let large = (layer.width * layer.outputs) as f64 >= LARGE * all as f64;
-            let inputs = if large { (layer.width as f64 * share).ceil() as usize } else { layer.width };
-            if moves {
-                fit(graph, cut, seen, &layer, &live, inputs)?;
-            }
-        }
-        if moves {
-            moved.extend(graph.nodes[index].outputs.iter().cloned());
+        if let Some((seen, layer)) = reached.iter().find(|(_, layer)| layer.node == index) {
+            let part = if share < 1.0 { (most / weights(layer) as f64).min(1.0) } else { 1.0 };
+            let inputs = (layer.width as f64 * part).ceil() as usize;
+            fit(graph, cut, seen, layer, &live, inputs)?;
         }
         step(graph, index, &mut live)?;
         forget(graph, index, &mut live);
     }
     Ok(())
+}
+
+/// The layers that a cut reaches: those that take in less than they did, or values that are not what the dense net has.
+fn reached<'a>(graph: &Graph, observed: &'a Observed) -> Vec<(&'a Seen, Layer)> {
+    let mut moved: HashSet<&str> = HashSet::new();
+    let mut reached = Vec::new();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let mut moves = node.inputs.iter().any(|name| moved.contains(name.as_str()));
+        let seen = observed.layers.iter().find(|seen| seen.layer.node == index);
+        if let Some((seen, layer)) = seen.and_then(|seen| Some((seen, Layer::of(graph, index)?))) {
+            moves |= layer.width != seen.layer.width;
+            if moves {
+                reached.push((seen, layer));
+            }
+        }
+        if moves {
+            moved.extend(node.outputs.iter().map(String::as_str));
+        }
+    }
+    reached
+}
+
+/// How many weights of each layer may change at most, so that all together come to `total`: small layers, which cost little
+/// and decide as much, may change whole, and large ones share what is left in equal parts.
+fn allowance(sizes: &[usize], total: f64) -> f64 {
+    let mut sizes = sizes.to_vec();
+    sizes.sort_unstable();
+    let mut left = total;
+    for (at, &size) in sizes.iter().enumerate() {
+        let part = left / (sizes.len() - at) as f64;
+        if part < size as f64 {
+            return part;
+        }
+        left -= size as f64;
+    }
+    f64::INFINITY
 }
 
 /// Fits one layer, block by block.

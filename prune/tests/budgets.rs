@@ -7,7 +7,7 @@ mod small;
 use secateur_common::{Budget, ByteCount, Metric};
 use secateur_model::timing::{Timing, Work};
 use secateur_model::{Graph, Tensor, cost, onnx};
-use secateur_prune::{Family, Meter, Method, PruneError, Refit, SHARES, Structure, prune};
+use secateur_prune::{Family, Holder, Meter, Method, PruneError, Refit, SHARES, Structure, prune};
 use small::request;
 
 fn lenet5() -> Graph {
@@ -93,7 +93,7 @@ fn weights_under_the_threshold_are_zero_and_no_others() {
 fn the_ladder_is_nested_and_falls() {
     let dense = lenet5();
     let family = Family::new(&dense, Method::Magnitude, 0, None, &mut |_| ()).unwrap();
-    let rungs = family.rungs(&dense, &SHARES, Refit::WHOLE, &mut |_| ()).unwrap();
+    let rungs = family.rungs(&dense, &SHARES, Refit::WHOLE, &Holder::PLAIN, &mut |_| ()).unwrap();
     assert_eq!(rungs.len(), 7);
     for pair in rungs.windows(2) {
         assert!(pair[0].share > pair[1].share);

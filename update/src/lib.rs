@@ -43,7 +43,7 @@ pub use encode::{encode, store, with_generation};
 pub use entry::Change;
 pub use error::{ApplyError, DecodeError, EncodeError, Part, StoreError};
 pub use manifest::{FORMAT, Manifest};
-pub use publish::publish;
+pub use publish::{publish, publish_after};
 pub use show::{Operation, TensorUpdate};
 pub use sink::{Collector, Sink};
 

@@ -3,27 +3,35 @@
 //! Architecture invariant: the cache can be lost: all of it can be fetched again, and one that will not open is moved
 //! aside. The device's identity is therefore not in it.
 
+pub mod files;
 pub mod kv;
 mod outbox;
 mod partials;
 mod record;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod sled_kv;
 mod variants;
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use secateur_common::{ByteCount, Generation};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::files::{DiskFiles, Files};
 use self::kv::{Change, Kv, KvError};
+use self::partials::Arriving;
 use self::sled_kv::{OpenError, SledKv};
 use crate::core::{Active, Held};
 
-/// The cache of one device.
+/// The cache of one device: records in sled, and the bulk of what they tell of in files beside it.
 pub struct Cache {
     kv: Box<dyn Kv>,
+    files: Box<dyn Files>,
     folder: PathBuf,
+    arriving: Mutex<Option<Arriving>>,
 }
 
 /// Why the cache failed.
@@ -49,6 +57,8 @@ const SEQUENCE: &str = "sequence";
 const SENT: &str = "sent";
 const RECEIVED: &str = "received";
 const METER: &str = "meter";
+/// The folder of the files, in sled's.
+const FILES: &str = "files";
 /// Damaged caches that are kept for inspection.
 const ASIDES: usize = 3;
 
@@ -62,7 +72,7 @@ impl Cache {
         let refused = |source| CacheError::Open { folder: folder.to_owned(), source: Box::new(source) };
         let damage = match SledKv::open(folder) {
             Ok(kv) => {
-                let cache = Self { kv: Box::new(kv), folder: folder.to_owned() };
+                let cache = Self::within(folder, kv)?;
                 match cache.check() {
                     Ok(()) => return Ok(cache),
                     Err(error) => error.to_string(), // the cache is closed here, before it is moved
@@ -73,16 +83,23 @@ impl Cache {
         };
         tracing::error!(damage, "the cache is moved aside and fetched again");
         move_aside(folder).map_err(|source| CacheError::Aside { folder: folder.to_owned(), source })?;
-        let kv = SledKv::open(folder).map_err(refused)?;
-        Ok(Self { kv: Box::new(kv), folder: folder.to_owned() })
+        Self::within(folder, SledKv::open(folder).map_err(refused)?)
     }
 
-    /// A cache in another store than the one on disk.
-    pub fn on(kv: impl Kv + 'static) -> Self {
-        Self { kv: Box::new(kv), folder: PathBuf::new() }
+    fn within(folder: &Path, kv: SledKv) -> Result<Self> {
+        let files = DiskFiles::open(&folder.join(FILES));
+        let files = files.map_err(|error| CacheError::Open { folder: folder.to_owned(), source: error.into() })?;
+        Ok(Self { folder: folder.to_owned(), ..Self::on(kv, files) })
     }
 
-    /// Reads every record once, and that every piece can be read: what cannot is not to be found in the middle of an update.
+    /// A cache in other stores than those on disk.
+    pub fn on(kv: impl Kv + 'static, files: impl Files + 'static) -> Self {
+        let (kv, files) = (Box::new(kv), Box::new(files));
+        Self { kv, files, folder: PathBuf::new(), arriving: Mutex::default() }
+    }
+
+    /// Reads every record once: what cannot be read is not to be found in the middle of an update. What lies in files is
+    /// found by its digest where it is damaged; where it is not all there, it is forgotten here.
     fn check(&self) -> Result<()> {
         self.held()?;
         self.record::<Active>(PREVIOUS)?;
@@ -91,11 +108,8 @@ impl Cache {
         self.record::<u64>(RECEIVED)?;
         self.meter()?;
         self.outbox()?;
-        let keys = [b"h/", b"m/", b"v/", b"p/"].map(|prefix| self.keys(prefix));
-        for key in keys.into_iter().collect::<Result<Vec<_>>>()?.concat() {
-            self.get(&key)?.ok_or(CacheError::Damaged("piece"))?;
-        }
-        Ok(())
+        self.scan(b"p/")?;
+        self.drop_incomplete()
     }
 
     /// What is held: what the state machine needs to know.
@@ -180,6 +194,7 @@ impl Cache {
     /// # Errors
     /// Where the disk refuses.
     pub fn flush(&self) -> Result<()> {
+        self.settle()?;
         self.kv.flush().map_err(CacheError::Store)
     }
 
@@ -204,8 +219,11 @@ impl Cache {
         self.kv.get(key).map_err(CacheError::Store)
     }
 
-    fn delete_all(&self, prefix: &[u8]) -> Result<()> {
-        self.apply(self.keys(prefix)?.into_iter().map(Change::Delete).collect())
+    /// Removes the files whose names are `gone`.
+    fn remove_files(&self, gone: impl Fn(&str) -> bool) -> Result<()> {
+        let names = self.files.names().map_err(CacheError::Store)?;
+        let mut names = names.iter().filter(|name| gone(name));
+        names.try_for_each(|name| self.files.remove(name)).map_err(CacheError::Store)
     }
 }
 

@@ -122,14 +122,14 @@ fn merge(older: &Report, newer: &Report) -> Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use secateur_common::{DeviceMemory, Digest, Generation, VariantId};
 
     use super::*;
-    use crate::cache::kv::MemoryKv;
+    use crate::cache::simulated::MemoryDisk;
 
-    fn report(sequence: u64, variant: u8, correct: u64, p95: u64) -> Report {
+    pub(in crate::cache) fn report(sequence: u64, variant: u8, correct: u64, p95: u64) -> Report {
         Report {
             sequence,
             model: "m".parse().unwrap(),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn cache() -> Cache {
-        Cache::on(MemoryKv::default())
+        MemoryDisk::default().cache()
     }
 
     #[test]

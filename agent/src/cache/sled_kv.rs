@@ -72,10 +72,6 @@ impl Kv for SledKv {
         guarded(|| self.0.scan_prefix(prefix).keys().map(|key| Ok(key?.to_vec())).collect())
     }
 
-    fn last(&self, prefix: &[u8]) -> Result<Option<Pair>, KvError> {
-        guarded(|| Ok(self.0.scan_prefix(prefix).next_back().transpose()?.map(pair)))
-    }
-
     fn apply(&self, changes: Vec<Change>) -> Result<(), KvError> {
         assert_within_cap(&changes);
         let mut batch = sled::Batch::default();

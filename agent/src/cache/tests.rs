@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use secateur_common::{Digest, VariantId, caps};
 
-use super::kv::MemoryKv;
+use super::simulated::MemoryDisk;
 use super::*;
 
 fn id(byte: u8) -> VariantId {
@@ -15,6 +15,8 @@ fn id(byte: u8) -> VariantId {
 fn active(byte: u8) -> Active {
     Active { model: "m".parse().unwrap(), variant: id(byte), generation: Generation(u64::from(byte)) }
 }
+
+const MANIFEST: &[u8] = b"manifest";
 
 fn bytes_of(byte: u8) -> Vec<u8> {
     (0..200_000u32).map(|i| (i as u8).wrapping_mul(byte)).collect()
@@ -26,7 +28,7 @@ fn store(cache: &Cache, byte: u8) -> Result<()> {
     for (index, frame) in bytes_of(byte).chunks(caps::FRAME_BYTES).enumerate() {
         cache.put_frame(id(byte), index as u32, frame)?;
     }
-    cache.hold(id(byte), b"manifest", ByteCount(200_000))
+    cache.hold(id(byte), MANIFEST, ByteCount(200_000))
 }
 
 /// The cache in `path` once who had it lets go: sled's threads hold its lock a moment longer than its handle lives.
@@ -42,10 +44,10 @@ fn reopened(path: &Path) -> Cache {
 
 fn whole(cache: &Cache, variant: VariantId) -> Vec<u8> {
     let held = cache.stored_bytes(variant).unwrap().expect("it is held");
-    assert_eq!(cache.manifest(variant).unwrap(), b"manifest");
+    assert_eq!(cache.manifest(variant).unwrap().as_deref(), Some(MANIFEST));
     let frames = (0..).map_while(|index| cache.frame(variant, index).unwrap());
     let bytes: Vec<u8> = frames.flatten().collect();
-    assert_eq!(held.get(), bytes.len() as u64);
+    assert_eq!(held.get(), (bytes.len() + MANIFEST.len()) as u64);
     bytes
 }
 
@@ -70,7 +72,7 @@ fn what_is_stored_is_held_across_a_restart() {
     assert_eq!(whole(&cache, id(3)), bytes_of(3));
     assert_eq!(cache.partial_bytes(Digest::of(b"u")).unwrap(), 200_000);
     let piece = cache.partial(Digest::of(b"u"), 100_000).unwrap().unwrap();
-    assert_eq!(piece, bytes_of(9)[100_000..][..caps::CACHE_VALUE_BYTES]);
+    assert_eq!(piece, bytes_of(9)[100_000..][..caps::FRAME_BYTES]);
     assert_eq!(cache.received().unwrap(), ByteCount(200_000));
     assert_eq!(cache.fall_back().unwrap(), Some(active(2)));
     assert_eq!(cache.held().unwrap().active, Some(active(2)));
@@ -91,13 +93,14 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_variant() {
     let (mut cuts, mut news) = (0, 0);
     for kept in [0, 1, usize::MAX] {
         for calls in 0.. {
-            let kv = MemoryKv::default();
-            let cache = Cache::on(kv.clone());
+            let disk = MemoryDisk::default();
+            let cache = disk.cache();
             install(&cache, 1).unwrap();
             install(&cache, 2).unwrap();
-            kv.cut_after(calls);
+            disk.cut_after(calls);
             let done = install(&cache, 3);
-            kv.restart(kept);
+            disk.restart(kept);
+            let cache = disk.cache();
             let now = cache.held().unwrap().active.expect("something is in force");
             assert!([2, 3].contains(&now.generation.0), "neither the old nor the new");
             let byte = now.generation.0 as u8;
@@ -157,6 +160,7 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
         }
         cache.flush().unwrap();
     }
+    let file = |byte| format!("{FILES}/variant-{}", id(byte).0);
     let mut state = 0x5eca_7e04u64;
     let mut below = |bound: usize| {
         state ^= state << 13;
@@ -167,11 +171,12 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
     let (mut whole_again, mut aside, mut damaged) = (0, 0, 0);
     for round in 0..40 {
         let path = folder.path().join(format!("cache{round}"));
-        std::fs::create_dir(&path).unwrap();
-        for name in ["conf", "db"] {
-            std::fs::copy(good.join(name), path.join(name)).unwrap();
+        let files = ["conf".to_owned(), "db".to_owned(), file(1), file(2)];
+        std::fs::create_dir_all(path.join(FILES)).unwrap();
+        for file in &files {
+            std::fs::copy(good.join(file), path.join(file)).unwrap();
         }
-        let victim = path.join(if round % 8 == 7 { "conf" } else { "db" });
+        let victim = path.join(&files[if round % 8 < 5 { 1 } else { round % 8 - 4 }]);
         let mut bytes = std::fs::read(&victim).unwrap();
         match round % 4 {
             0 => bytes.truncate(below(bytes.len())),
@@ -187,7 +192,7 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
             Some(now) => {
                 assert!(now == active(1) || now == active(2));
                 match cache.stored_bytes(now.variant).unwrap() {
-                    // A frame's own check finds what sled's does not.
+                    // A frame's own check finds what is of the right length.
                     Some(_) => whole_again += 1,
                     None => damaged += 1,
                 }
@@ -201,5 +206,54 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
         assert_eq!(reopened(&path).held().unwrap().active, Some(active(3)), "round {round}");
     }
     println!("{whole_again} whole, {damaged} without the variant, {aside} moved aside");
-    assert!(whole_again > 0 && aside > 0);
+    assert!(whole_again > 0 && damaged > 0 && aside > 0);
+}
+
+/// A variant of 1 MB is replaced again and again, and reports come and go: what the directory takes at most, bytes.
+fn replaced(rounds: u64) -> u64 {
+    const PIECE: usize = 16 * 1024;
+    const SIZE: usize = 1_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&folder.path().join("cache")).unwrap();
+    let (bytes, mut most) = (vec![0x5e; SIZE], 0);
+    for round in 1..=rounds {
+        let digest = |what: u64| Digest::of(&(2 * round + what).to_be_bytes());
+        let (update, variant) = (digest(0), VariantId(digest(1)));
+        cache.accept(Generation(round)).unwrap();
+        for (at, piece) in bytes.chunks(PIECE).enumerate() {
+            cache.append_partial(update, (at * PIECE) as u64, piece).unwrap();
+            if at % 4 == 3 {
+                cache.flush().unwrap();
+            }
+        }
+        cache.flush().unwrap();
+        for (index, frame) in bytes.chunks(caps::FRAME_BYTES).enumerate() {
+            cache.put_frame(variant, index as u32, frame).unwrap();
+        }
+        cache.hold(variant, MANIFEST, ByteCount(SIZE as u64)).unwrap();
+        most = most.max(cache.disk_bytes().get());
+        cache.drop_partials(None).unwrap();
+        cache.activate(&Active { variant, ..active(1) }).unwrap();
+        let sequence = cache.next_sequence(0).unwrap();
+        cache.post(&outbox::tests::report(sequence, 1, 300, 10)).unwrap();
+        cache.acknowledged(sequence).unwrap();
+        most = most.max(cache.disk_bytes().get());
+    }
+    println!("{rounds} rounds: {most} bytes on disk at most, {} at the end", cache.disk_bytes().get());
+    most
+}
+
+/// Seven times the variant in force, and 8 MB.
+const DISK_BYTES: u64 = 7 * 1_000_000 + 8_000_000;
+
+#[test]
+fn the_directory_stays_small_however_often_a_variant_is_replaced() {
+    assert!(replaced(50) <= DISK_BYTES);
+}
+
+/// As above, long enough for what grows slowly: `cargo test --release -p secateur-agent --lib -- --ignored the_directory`.
+#[test]
+#[ignore = "half a minute"]
+fn the_directory_stays_small_over_500_replacements() {
+    assert!(replaced(500) <= DISK_BYTES);
 }

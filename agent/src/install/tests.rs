@@ -7,7 +7,7 @@ use secateur_model::{OpSet, Tensor, canonical};
 use secateur_update::encode;
 
 use super::*;
-use crate::cache::kv::MemoryKv;
+use crate::cache::simulated::MemoryDisk;
 use crate::core::{Step, next};
 
 /// Cuts in a run.
@@ -159,7 +159,7 @@ fn check(cache: &Cache, before: Option<VariantId>, wanted: &Wanted, told: &Ackno
 #[test]
 fn ten_thousand_power_cuts_leave_the_old_or_the_new_variant_and_lose_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (catalog, mut dice, kv) = (Catalog::new(), Dice(0x5eca_7e04), MemoryKv::default());
+    let (catalog, mut dice, disk) = (Catalog::new(), Dice(0x5eca_7e04), MemoryDisk::default());
     let variants: Vec<VariantId> = catalog.graphs.keys().copied().collect();
     let mut told = Acknowledged::default();
     let (mut cuts, mut generation, mut installed, mut lost) = (0, 0, 0, 0);
@@ -172,23 +172,23 @@ fn ten_thousand_power_cuts_leave_the_old_or_the_new_variant_and_lose_nothing() {
         told.partial = 0;
         let mut tries = 0;
         loop {
-            let cache = Cache::on(kv.clone());
+            let cache = disk.cache();
             tries += 1;
             // In the end the power stays: whatever state the cuts left, it must not be stuck.
             if tries <= 12 {
-                kv.cut_after(dice.below(40));
+                disk.cut_after(dice.below(40));
             }
             let done = bring_about(&cache, folder.path(), &assignment, &mut told, &mut dice);
             if let Err(error) = &done {
-                assert!(kv.is_cut(), "it failed under power: {error:#}");
+                assert!(disk.is_cut(), "it failed under power: {error:#}");
                 cuts += 1;
-                lost += usize::from(kv.unflushed() > 0);
-                let kept = dice.below(kv.unflushed() + 1);
-                kv.restart(kept);
+                lost += usize::from(disk.unflushed() > 0);
+                let kept = dice.below(disk.unflushed() + 1);
+                disk.restart(kept);
             } else {
-                kv.restart(usize::MAX);
+                disk.restart(usize::MAX);
             }
-            let cache = Cache::on(kv.clone());
+            let cache = disk.cache();
             cache.drop_unheld().unwrap();
             check(&cache, before, &assignment.0, &told, &catalog);
             told.active = cache.held().unwrap().active.map(|active| active.variant);
@@ -208,7 +208,7 @@ fn unsound_updates_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = Catalog::new();
     let variants: Vec<VariantId> = catalog.graphs.keys().copied().collect();
-    let cache = Cache::on(MemoryKv::default());
+    let cache = MemoryDisk::default().cache();
     let (mut told, mut dice) = (Acknowledged::default(), Dice(1));
     let first = catalog.assignment(variants[0], 1, None);
     bring_about(&cache, folder.path(), &first, &mut told, &mut dice).unwrap();

@@ -9,7 +9,7 @@ use secateur_common::{Budget, ByteCount, LatencySummary, probe_input};
 use secateur_engine::Session;
 use secateur_model::timing::{Energy, Sample, Timing, amounts, fitted};
 use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo};
-use secateur_prune::{Family, Meter, Method, Pattern, Refit, Request, Structure, prune};
+use secateur_prune::{Family, Holder, Meter, Method, Pattern, Refit, Request, Structure, prune};
 
 use super::{latency_of, load};
 use crate::failure::{OrFail, Outcome};
@@ -103,7 +103,8 @@ fn cuts(dense: &Graph) -> Vec<Graph> {
     let mut cuts = Vec::new();
     for method in [Method::Random, Method::Magnitude] {
         let family = Family::new(dense, method, 1, None, &mut |_| ());
-        let rungs = family.and_then(|family| family.rungs(dense, &SHARES, Refit::WHOLE, &mut |_| ()));
+        let rungs = family
+            .and_then(|family| family.rungs(dense, &SHARES, Refit::WHOLE, &Holder::PLAIN, &mut |_| ()));
         cuts.extend(rungs.into_iter().flatten().skip(1).map(|rung| rung.graph));
     }
     for rate in ZEROED {

@@ -1,0 +1,54 @@
+//! What it costs to go down a ladder, rung by rung: each rung's full bytes, the bytes of the update from the rung above, and
+//! how well the rung answers. `cargo run --release -p secateur-coordinator --example ladder -- MODEL.onnx CALIBRATION.npz
+//! TEST.npz`. Rungs are built and published as the coordinator does.
+#![allow(clippy::print_stdout)] // a bench prints
+
+use secateur_common::Generation;
+use secateur_engine::{Dataset, Session, evaluate};
+use secateur_model::{Graph, onnx};
+use secateur_prune::{Family, Holder, Method, Refit, SHARES};
+use secateur_update::{encode, publish, publish_after};
+
+/// As the coordinator's default.
+const NMSE: f64 = 1e-3;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [model, calibration, test] = &arguments[..] else {
+        return Err("give MODEL.onnx CALIBRATION.npz TEST.npz".into());
+    };
+    let dense = onnx::read(&std::fs::read(model)?)?;
+    let inputs = Dataset::from_npz(&std::fs::read(calibration)?)?.inputs();
+    let test = Dataset::from_npz(&std::fs::read(test)?)?;
+    let family = Family::new(&dense, Method::Obs, 1, Some(&inputs), &mut |_| ())?;
+    let share = std::env::var("SHARE").ok().and_then(|v| v.parse().ok()).unwrap_or(0.2);
+    let settle = |graph: &Graph, before: Option<&Graph>| match before {
+        Some(before) => publish_after(graph, before, NMSE),
+        None => publish(graph, NMSE),
+    };
+    let size = |base: Option<&Graph>, graph: &Graph| encode(base, graph, Generation(1)).map_or(usize::MAX, |u| u.len());
+    let most: f64 = std::env::var("MOST").ok().and_then(|v| v.parse().ok()).unwrap_or(0.1);
+    let affords = |above: &Graph, rung: &Graph| size(Some(above), rung) as f64 <= most * size(None, rung) as f64;
+    let holder = Holder { settle: &settle, affords: &affords };
+    let rungs = family.rungs(&dense, &SHARES, Refit { share, tune: false }, &holder, &mut |_| ())?;
+    println!("| rung | full bytes | from the rung above | share | accuracy |\n|---|---|---|---|---|");
+    let mut above: Option<Graph> = None;
+    for rung in rungs {
+        let graph = rung.graph;
+        let full = encode(None, &graph, Generation(1))?.len();
+        let step = above.as_ref().map(|above| encode(Some(above), &graph, Generation(1))).transpose()?;
+        let accuracy = evaluate(&Session::load(&graph)?, &test, |_, _| {})?;
+        let answers = 100.0 * accuracy.correct as f64 / accuracy.samples as f64;
+        match step {
+            None => println!("| {} | {full} | | | {answers:.2} |", rung.label),
+            Some(step) => {
+                let share = 100.0 * step.len() as f64 / full as f64;
+                println!("| {} | {full} | {} | {share:.1} % | {answers:.2} |", rung.label, step.len());
+            }
+        }
+        above = Some(graph);
+    }
+    Ok(())
+}

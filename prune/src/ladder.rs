@@ -1,0 +1,133 @@
+//! The ladder: nested rungs, each cut from the one above as devices hold it. So what a step down changes is the cut and what
+//! the refit moves, and a device that goes down rung by rung is shipped just that.
+
+use secateur_common::{Budget, ByteCount, Metric};
+use secateur_model::groups::{self, Groups, KeepSets};
+use secateur_model::{Graph, shape};
+
+use crate::channels::Family;
+use crate::measure::{cost_of, first_within};
+use crate::oracle::{self, unrunnable};
+use crate::{Meter, Progress, PruneError, Refit, Rung};
+
+/// What a rung is made for.
+pub struct Holder<'a> {
+    /// A variant as devices will hold it, such as on a quantiser's grid; with what it was before its refit, if it is below
+    /// another.
+    pub settle: &'a dyn Fn(&Graph, Option<&Graph>) -> Graph,
+    /// Whether the step from a rung to the next one is cheap enough to ship.
+    pub affords: &'a dyn Fn(&Graph, &Graph) -> bool,
+}
+
+impl Holder<'_> {
+    /// One that holds all as it is, at any price.
+    pub const PLAIN: Holder<'static> = Holder { settle: &|graph, _| graph.clone(), affords: &|_, _| true };
+}
+
+/// What a refit may change less where the step is too dear, and how often it is tried.
+const LESS: f64 = 0.7;
+const TRIES: usize = 8;
+
+impl Family {
+    /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
+    /// reached. All are as `holder` settles them; where it cannot afford a step, the refit changes less.
+    ///
+    /// # Errors
+    /// Where a rung cannot be built or run.
+    pub fn rungs(
+        &self,
+        dense: &Graph,
+        shares: &[f64],
+        refit: Refit,
+        holder: &Holder<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Rung>, PruneError> {
+        let path = self.path()?;
+        let all = cost_of(&self.graph)?.macs.get() as f64;
+        let keep = self.groups.keep_all();
+        let top = (holder.settle)(dense, None);
+        let mut above = Above::new(self.as_prepared(&top), keep.clone())?;
+        let mut rungs = vec![Rung { graph: top, label: "dense".into(), share: 1.0, kept: self.kept(&keep) }];
+        let mut last = 0;
+        for (done, &share) in shares.iter().enumerate() {
+            progress(Progress { stage: "ladder", done, total: shares.len() });
+            let budget = Budget::default().with(Metric::Macs, share * all);
+            let within = first_within(path.len(), &budget, Meter::new(&|_| ByteCount(0)), |steps| {
+                self.build(&path, steps)
+            });
+            let (steps, plain) = match within {
+                Err(PruneError::Infeasible { .. }) => break,
+                other => other?,
+            };
+            if steps <= last {
+                continue;
+            }
+            last = steps;
+            let keep = path.keep(&self.groups, steps);
+            oracle::check(&self.graph, &self.groups, &keep, &plain, self.seed)?;
+            let cut = above.cut(&keep)?.filter(|cut| same_shapes(cut, &plain)).unwrap_or(plain);
+            let graph = self.stepped(&cut, &above.graph, &keep, refit, holder)?;
+            let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
+            above = Above::new(graph.clone(), keep.clone())?;
+            let label = format!("macs {:.0}%", share * 100.0);
+            rungs.push(Rung { graph, label, share: share_built, kept: self.kept(&keep) });
+        }
+        progress(Progress { stage: "ladder", done: shares.len(), total: shares.len() });
+        Ok(rungs)
+    }
+
+    /// The rung that `cut` becomes: refitted as far as the step from `above` may cost.
+    fn stepped(
+        &self,
+        cut: &Graph,
+        above: &Graph,
+        keep: &KeepSets,
+        refit: Refit,
+        holder: &Holder<'_>,
+    ) -> Result<Graph, PruneError> {
+        let mut share = refit.share;
+        for tries in 1.. {
+            let mut graph = cut.clone();
+            self.refit(&mut graph, keep, share, &mut |_| ())?;
+            let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut));
+            if tries == TRIES || (holder.affords)(above, &graph) {
+                return Ok(graph);
+            }
+            share *= LESS;
+        }
+        unreachable!("the last try is taken")
+    }
+}
+
+/// The rung from which the next one is cut.
+struct Above {
+    graph: Graph,
+    groups: Groups,
+    /// What it keeps of the dense graph's channels.
+    keep: KeepSets,
+}
+
+impl Above {
+    fn new(graph: Graph, keep: KeepSets) -> Result<Self, PruneError> {
+        let shapes = shape::infer(&graph, 1).map_err(unrunnable)?;
+        Ok(Self { groups: groups::find(&graph, &shapes), graph, keep })
+    }
+
+    /// The part of it that keeps `keep` of the dense graph's channels; none where its groups are others than the dense
+    /// graph's.
+    fn cut(&self, keep: &KeepSets) -> Result<Option<Graph>, PruneError> {
+        let within = |(had, keep): (&Vec<usize>, &Vec<usize>)| -> Option<Vec<usize>> {
+            keep.iter().map(|channel| had.binary_search(channel).ok()).collect()
+        };
+        let widths = self.groups.groups.iter().map(|group| group.channels);
+        if !widths.eq(self.keep.iter().map(Vec::len)) {
+            return Ok(None);
+        }
+        let Some(keep) = self.keep.iter().zip(keep).map(within).collect() else { return Ok(None) };
+        groups::cut(&self.graph, &self.groups, &keep).map(Some).map_err(unrunnable)
+    }
+}
+
+fn same_shapes(a: &Graph, b: &Graph) -> bool {
+    b.initializers.iter().all(|(name, b)| a.initializers.get(name).is_some_and(|a| a.shape() == b.shape()))
+}
