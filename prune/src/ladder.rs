@@ -25,8 +25,8 @@ impl Holder<'_> {
 }
 
 /// What a refit may change less where the step is too dear, and how often it is tried.
-const LESS: f64 = 0.7;
-const TRIES: usize = 8;
+const LESS: f64 = 0.8;
+const TRIES: usize = 12;
 
 impl Family {
     /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be

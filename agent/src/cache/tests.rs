@@ -176,9 +176,9 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
         for file in &files {
             std::fs::copy(good.join(file), path.join(file)).unwrap();
         }
-        let victim = path.join(&files[if round % 8 < 5 { 1 } else { round % 8 - 4 }]);
+        let victim = path.join(&files[below(files.len())]);
         let mut bytes = std::fs::read(&victim).unwrap();
-        match round % 4 {
+        match below(4) {
             0 => bytes.truncate(below(bytes.len())),
             1 => bytes.clear(),
             _ => (0..1 + below(20)).for_each(|_| {
