@@ -4,10 +4,11 @@
 #![allow(clippy::print_stdout)] // a bench prints
 
 use secateur_common::Generation;
+use secateur_coordinator::{affords, settled};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, onnx};
 use secateur_prune::{Family, Holder, Method, Refit, SHARES};
-use secateur_update::{encode, publish, publish_after};
+use secateur_update::encode;
 
 /// As the coordinator's default.
 const NMSE: f64 = 1e-3;
@@ -23,16 +24,9 @@ fn main() -> Result<(), Failure> {
     let inputs = Dataset::from_npz(&std::fs::read(calibration)?)?.inputs();
     let test = Dataset::from_npz(&std::fs::read(test)?)?;
     let family = Family::new(&dense, Method::Obs, 1, Some(&inputs), &mut |_| ())?;
-    let share = std::env::var("SHARE").ok().and_then(|v| v.parse().ok()).unwrap_or(0.2);
-    let settle = |graph: &Graph, before: Option<&Graph>| match before {
-        Some(before) => publish_after(graph, before, NMSE),
-        None => publish(graph, NMSE),
-    };
-    let size = |base: Option<&Graph>, graph: &Graph| encode(base, graph, Generation(1)).map_or(usize::MAX, |u| u.len());
-    let most: f64 = std::env::var("MOST").ok().and_then(|v| v.parse().ok()).unwrap_or(0.1);
-    let affords = |above: &Graph, rung: &Graph| size(Some(above), rung) as f64 <= most * size(None, rung) as f64;
+    let settle = |graph: &Graph, before: Option<&Graph>| settled(graph, before, NMSE);
     let holder = Holder { settle: &settle, affords: &affords };
-    let rungs = family.rungs(&dense, &SHARES, Refit { share, tune: false }, &holder, &mut |_| ())?;
+    let rungs = family.rungs(&dense, &SHARES, Refit::SHIPPED, &holder, &mut |_| ())?;
     println!("| rung | full bytes | from the rung above | share | accuracy |\n|---|---|---|---|---|");
     let mut above: Option<Graph> = None;
     for rung in rungs {

@@ -73,10 +73,7 @@ pub(crate) fn build(
     let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
     let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
     let family = families.get(key, store, &dense, &inputs, &mut told).map_err(failed)?;
-    let settle = |graph: &Graph, before: Option<&Graph>| match before {
-        Some(before) => update::publish_after(graph, before, config.max_nmse),
-        None => update::publish(graph, config.max_nmse),
-    };
+    let settle = |graph: &Graph, before: Option<&Graph>| settled(graph, before, config.max_nmse);
     let holder = Holder { settle: &settle, affords: &affords };
     let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &holder, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
@@ -106,12 +103,23 @@ pub(crate) fn build(
     Ok((record, changes))
 }
 
-/// A step down a ladder costs a device this share of the lower rung's full bytes, at most.
+/// A step down a ladder costs a device this share of the lower rung's full bytes, at most,
 const STEP_SHARE: f64 = 0.1;
+/// or about what the session does in which it comes: below, a refit that changes less would save nobody anything.
+const STEP_BYTES: f64 = 4096.0;
 
-fn affords(above: &Graph, rung: &Graph) -> bool {
-    let step = update::encode(Some(above), rung, Generation(0));
-    step.is_ok_and(|step| step.len() as f64 <= STEP_SHARE * update::stored_bytes(rung).get() as f64)
+/// A rung as devices hold it; below another, on the grids of what is left of that one.
+pub fn settled(graph: &Graph, before: Option<&Graph>, max_nmse: f64) -> Graph {
+    match before {
+        Some(before) => update::publish_after(graph, before, max_nmse),
+        None => update::publish(graph, max_nmse),
+    }
+}
+
+/// Whether the update from a rung to the one below is small enough.
+pub fn affords(above: &Graph, rung: &Graph) -> bool {
+    let most = STEP_BYTES.max(STEP_SHARE * update::stored_bytes(rung).get() as f64);
+    update::encode(Some(above), rung, Generation(0)).is_ok_and(|step| step.len() as f64 <= most)
 }
 
 /// What came of a request for a rung.

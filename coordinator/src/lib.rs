@@ -19,6 +19,7 @@ mod shared;
 pub mod store;
 mod updates;
 
+pub use catalog::{affords, settled};
 pub use config::Config;
 pub use error::CoordinatorError;
 pub use grpc::{Running, start, start_by};

@@ -24,9 +24,10 @@ impl Holder<'_> {
     pub const PLAIN: Holder<'static> = Holder { settle: &|graph, _| graph.clone(), affords: &|_, _| true };
 }
 
-/// What a refit may change less where the step is too dear, and how often it is tried.
-const LESS: f64 = 0.8;
-const TRIES: usize = 12;
+/// Where a step is too dear, the refit changes so much of what it changed;
+const LESS: f64 = 0.7;
+/// so often, at most.
+const TRIES: usize = 6;
 
 impl Family {
     /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
@@ -48,7 +49,7 @@ impl Family {
         let top = (holder.settle)(dense, None);
         let mut above = Above::new(self.as_prepared(&top), keep.clone())?;
         let mut rungs = vec![Rung { graph: top, label: "dense".into(), share: 1.0, kept: self.kept(&keep) }];
-        let mut last = 0;
+        let (mut last, mut part) = (0, refit.share);
         for (done, &share) in shares.iter().enumerate() {
             progress(Progress { stage: "ladder", done, total: shares.len() });
             let budget = Budget::default().with(Metric::Macs, share * all);
@@ -66,7 +67,10 @@ impl Family {
             let keep = path.keep(&self.groups, steps);
             oracle::check(&self.graph, &self.groups, &keep, &plain, self.seed)?;
             let cut = above.cut(&keep)?.filter(|cut| same_shapes(cut, &plain)).unwrap_or(plain);
-            let graph = self.stepped(&cut, &above.graph, &keep, refit, holder)?;
+            // What a step could afford tells of the next one.
+            let begin = Refit { share: (part / LESS).min(refit.share), ..refit };
+            let (graph, share_refitted) = self.stepped(&cut, &above.graph, &keep, begin, holder)?;
+            part = share_refitted;
             let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             above = Above::new(graph.clone(), keep.clone())?;
             let label = format!("macs {:.0}%", share * 100.0);
@@ -76,26 +80,26 @@ impl Family {
         Ok(rungs)
     }
 
-    /// The rung that `cut` becomes: refitted as far as the step from `above` may cost.
+    /// The rung that `cut` becomes, refitted as far as the step from `above` may cost, and the share of its weights that was.
     fn stepped(
         &self,
         cut: &Graph,
         above: &Graph,
         keep: &KeepSets,
-        refit: Refit,
+        mut refit: Refit,
         holder: &Holder<'_>,
-    ) -> Result<Graph, PruneError> {
-        let mut share = refit.share;
-        for tries in 1.. {
+    ) -> Result<(Graph, f64), PruneError> {
+        let mut tries = 1;
+        loop {
             let mut graph = cut.clone();
-            self.refit(&mut graph, keep, share, &mut |_| ())?;
+            self.refit(&mut graph, keep, refit.share, &mut |_| ())?;
             let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut));
             if tries == TRIES || (holder.affords)(above, &graph) {
-                return Ok(graph);
+                return Ok((graph, refit.share));
             }
-            share *= LESS;
+            tries += 1;
+            refit.share *= LESS;
         }
-        unreachable!("the last try is taken")
     }
 }
 

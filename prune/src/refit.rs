@@ -200,3 +200,16 @@ pub(crate) fn chosen(values: &[f32], width: usize, columns: &[usize]) -> Vec<f32
     }
     values.chunks_exact(width).flat_map(|row| columns.iter().map(|&column| row[column])).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::allowance;
+
+    #[test]
+    fn small_layers_change_whole_and_large_ones_share_the_rest() {
+        assert_eq!(allowance(&[1000, 10, 500], 110.0), 50.0);
+        assert_eq!(allowance(&[1000, 10, 500], 1600.0), f64::INFINITY);
+        assert_eq!(allowance(&[100, 100], 30.0), 15.0);
+        assert_eq!(allowance(&[], 30.0), f64::INFINITY);
+    }
+}

@@ -127,8 +127,8 @@ pub struct Request<'a> {
 /// How far the weights that a cut leaves may change, to make good what went.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Refit {
-    /// Of a large layer's inputs, the share that the least squares may give new weights (above 0, at most 1). Less costs
-    /// some accuracy and makes the update of a device that holds the old weights so much smaller.
+    /// Of all weights, the share that the least squares may give new values (above 0, at most 1), small layers before large
+    /// ones. Less costs some accuracy and makes the update of a device that holds the old weights so much smaller.
     pub share: f64,
     /// Whether all layers are then tuned together on the dense net's answers, by gradient and without labels. Only where
     /// the share is 1.
@@ -138,9 +138,8 @@ pub struct Refit {
 impl Refit {
     /// All weights, and tuned.
     pub const WHOLE: Self = Self { share: 1.0, tune: true };
-    /// Where the result is shipped as a delta: on LeNet-5 at 25 % of the MACs it costs about half a point of accuracy and
-    /// more than halves the update (docs/prune.md).
-    pub const SHIPPED: Self = Self { share: 0.2, tune: false };
+    /// Where the result is shipped as a delta (docs/prune.md says what it costs and saves).
+    pub const SHIPPED: Self = Self { share: 0.3, tune: false };
 }
 
 /// Shares of the dense multiply-accumulates at which a ladder has rungs, where nobody chose.

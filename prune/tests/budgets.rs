@@ -101,6 +101,36 @@ fn the_ladder_is_nested_and_falls() {
     }
 }
 
+/// Each rung is what the one above is, but for the cut and a part of the weights: less where a step must be cheaper.
+#[test]
+fn a_step_down_the_ladder_changes_few_weights() {
+    let dense = lenet5();
+    let values = (0..64 * 784).map(|i: usize| ((i * i / 7 + i * 31) % 255) as f32 / 255.0).collect();
+    let inputs = Tensor::f32([64, 1, 28, 28], values).unwrap();
+    let family = Family::new(&dense, Method::Obs, 0, Some(&inputs), &mut |_| ()).unwrap();
+    let bits = |graph: &Graph| -> Vec<u32> {
+        let tensors = graph.initializers.values().filter_map(Tensor::as_f32);
+        tensors.flatten().map(|value| value.to_bits()).collect()
+    };
+    // By value: what was kept is found among the weights above, what was fitted hardly ever.
+    let changed = |above: &Graph, rung: &Graph| {
+        let known: std::collections::HashSet<u32> = bits(above).into_iter().collect();
+        let bits = bits(rung);
+        bits.iter().filter(|bits| !known.contains(bits)).count() as f64 / bits.len() as f64
+    };
+    let refit = Refit { share: 0.4, tune: false };
+    let half = |above: &Graph, rung: &Graph| changed(above, rung) <= 0.2;
+    for (most, affords) in [(0.5, Holder::PLAIN.affords), (0.2, &half)] {
+        let holder = Holder { affords, ..Holder::PLAIN };
+        let rungs = family.rungs(&dense, &[0.5, 0.3, 0.2], refit, &holder, &mut |_| ()).unwrap();
+        assert_eq!(rungs.len(), 4);
+        for pair in rungs.windows(2) {
+            let share = changed(&pair[0].graph, &pair[1].graph);
+            assert!(share > 0.0 && share <= most, "{share} of {} to {}", pair[0].label, pair[1].label);
+        }
+    }
+}
+
 #[test]
 fn numbers_that_are_none_are_refused() {
     let mut broken = lenet5();

@@ -5,8 +5,9 @@ mod common;
 
 use common::{graph, mapped, same_bits, weights};
 use proptest::prelude::*;
+use secateur_common::Generation;
 use secateur_model::{Graph, Tensor};
-use secateur_update::publish;
+use secateur_update::{encode, publish, publish_after};
 
 fn nmse(original: &Tensor, published: &Tensor) -> f64 {
     let (a, b) = (original.as_f32().unwrap(), published.as_f32().unwrap());
@@ -39,6 +40,47 @@ proptest! {
         let pruned = mapped(&published, |w| if w.abs() < 0.1 { 0.0 } else { w });
         prop_assert!(same_bits(&publish(&pruned, max_nmse), &pruned));
     }
+}
+
+proptest! {
+    /// After another, published graph: the same promises, and what did not change stays bit for bit.
+    #[test]
+    fn what_did_not_change_is_left_alone(
+        seed in 1u64..1_000, part in 1usize..20, threshold in 0f32..0.15, max_nmse in 1e-4f64..0.01,
+    ) {
+        let before = publish(&variant(seed, 1.0, threshold), max_nmse);
+        let noise = weights(700, seed + 7);
+        let mut at = 0;
+        let changed = mapped(&before, |w| {
+            at += 1;
+            if at % 20 < part && w != 0.0 { w + 0.3 * noise[at % 700] } else { w }
+        });
+        let published = publish_after(&changed, &before, max_nmse);
+        for (name, tensor) in &changed.initializers {
+            let new = &published.initializers[name];
+            prop_assert!(nmse(tensor, new) <= max_nmse);
+            let (old, new) = (before.initializers[name].as_f32().unwrap(), new.as_f32().unwrap());
+            for ((old, wanted), new) in old.iter().zip(tensor.as_f32().unwrap()).zip(new) {
+                prop_assert!(*wanted != 0.0 || *new == 0.0);
+                prop_assert!(wanted.to_bits() != old.to_bits() || new.to_bits() == old.to_bits());
+            }
+        }
+        prop_assert!(same_bits(&publish_after(&published, &before, max_nmse), &published));
+        prop_assert!(same_bits(&publish_after(&before, &before, max_nmse), &before));
+    }
+}
+
+#[test]
+fn a_part_that_changed_costs_a_part() {
+    let before = publish(&variant(9, 1.0, 0.0), 1e-3);
+    let (noise, mut at) = (weights(700, 8), 0);
+    let changed = mapped(&before, |w| {
+        at += 1;
+        if at % 30 < 3 { w + 0.3 * noise[at % 700] } else { w }
+    });
+    let bytes = |published: &Graph| encode(Some(&before), published, Generation(1)).unwrap().len();
+    let (after, anew) = (bytes(&publish_after(&changed, &before, 1e-3)), bytes(&publish(&changed, 1e-3)));
+    assert!(2 * after < anew, "{after} bytes, {anew} on grids of its own");
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) struct PruneArgs {
     /// Seed of the method random
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Of a large layer's inputs, the share that the refit may give new weights; less makes smaller updates.
+    /// Of all weights, the share that the refit may give new values, small layers first; less makes smaller updates.
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     refit_share: f64,
     /// Leave it at the least squares: no tuning of all layers together on the dense model's answers
