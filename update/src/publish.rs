@@ -35,11 +35,7 @@ pub fn publish_after(graph: &Graph, before: &Graph, max_nmse: f64) -> Graph {
     })
 }
 
-fn published<'a>(
-    graph: &Graph,
-    max_nmse: f64,
-    before: impl Fn(&str, &Tensor) -> Option<&'a [f32]>,
-) -> Graph {
+fn published<'a>(graph: &Graph, max_nmse: f64, before: impl Fn(&str, &Tensor) -> Option<&'a [f32]>) -> Graph {
     let mut published = graph.clone();
     if max_nmse > 0.0 {
         for (name, tensor) in &mut published.initializers {
@@ -65,7 +61,8 @@ fn quantised(tensor: &Tensor, max_nmse: f64, before: Option<&[f32]>) -> Option<T
         let by = |multiple| moved(values, (grid, &levels), multiple).filter(holds);
         (1..=MULTIPLES).map_while(by).last()
     });
-    let rounded = moved.or_else(|| coarsest(values, squares, |grid| rounded(values, grid).filter(holds), max_nmse));
+    let rounded =
+        moved.or_else(|| coarsest(values, squares, max_nmse, |grid| rounded(values, grid).filter(holds)));
     Tensor::f32(tensor.shape(), rounded?).ok()
 }
 
@@ -87,8 +84,8 @@ fn moved(values: &[f32], (grid, levels): (Grid, &[i32]), multiple: i32) -> Optio
 fn coarsest(
     values: &[f32],
     squares: f64,
-    within: impl Fn(Grid) -> Option<Vec<f32>>,
     max_nmse: f64,
+    within: impl Fn(Grid) -> Option<Vec<f32>>,
 ) -> Option<Vec<f32>> {
     let nonzeros = values.iter().filter(|&&value| value != 0.0).count();
     let rms = (squares / nonzeros.max(1) as f64).sqrt();

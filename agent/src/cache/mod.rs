@@ -88,7 +88,8 @@ impl Cache {
 
     fn within(folder: &Path, kv: SledKv) -> Result<Self> {
         let files = DiskFiles::open(&folder.join(FILES));
-        let files = files.map_err(|error| CacheError::Open { folder: folder.to_owned(), source: error.into() })?;
+        let files =
+            files.map_err(|error| CacheError::Open { folder: folder.to_owned(), source: error.into() })?;
         Ok(Self { folder: folder.to_owned(), ..Self::on(kv, files) })
     }
 

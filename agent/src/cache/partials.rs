@@ -51,7 +51,8 @@ impl Cache {
     pub fn append_partial(&self, id: Digest, offset: u64, bytes: &[u8]) -> Result<()> {
         self.files.write(&name(id), offset, bytes).map_err(CacheError::Store)?;
         let mut arriving = self.arriving();
-        let before = arriving.as_ref().filter(|arriving| arriving.id == id).map_or(0, |arriving| arriving.fresh);
+        let before =
+            arriving.as_ref().filter(|arriving| arriving.id == id).map_or(0, |arriving| arriving.fresh);
         let length = bytes.len() as u64;
         *arriving = Some(Arriving { id, bytes: offset + length, fresh: before + length });
         Ok(())
@@ -60,7 +61,8 @@ impl Cache {
     /// Makes what arrived durable: the file, then, with the next flush, the record.
     pub(super) fn settle(&self) -> Result<()> {
         let mut arriving = self.arriving();
-        let Some(Arriving { id, bytes, fresh }) = arriving.as_mut().filter(|arriving| arriving.fresh > 0) else {
+        let Some(Arriving { id, bytes, fresh }) = arriving.as_mut().filter(|arriving| arriving.fresh > 0)
+        else {
             return Ok(());
         };
         self.files.sync(&name(*id)).map_err(CacheError::Store)?;
@@ -78,7 +80,8 @@ impl Cache {
     pub fn drop_partials(&self, keep: Option<Digest>) -> Result<()> {
         self.settle()?; // so that what came of them is counted
         let kept = keep.map(key);
-        let gone: Vec<_> = self.keys(PARTIALS)?.into_iter().filter(|key| Some(key) != kept.as_ref()).collect();
+        let gone: Vec<_> =
+            self.keys(PARTIALS)?.into_iter().filter(|key| Some(key) != kept.as_ref()).collect();
         if !gone.is_empty() {
             self.apply(gone.into_iter().map(Change::Delete).collect())?;
             self.flush()?;

@@ -78,7 +78,9 @@ impl MemoryDisk {
         if kept % 2 == 1 {
             for (name, bytes) in files.iter_mut() {
                 let synced = synced.get(name).map_or(&[][..], |synced| synced);
-                for (at, byte) in bytes.iter_mut().enumerate().filter(|(at, byte)| synced.get(*at) != Some(*byte)) {
+                for (at, byte) in
+                    bytes.iter_mut().enumerate().filter(|(at, byte)| synced.get(*at) != Some(*byte))
+                {
                     *byte = at as u8 ^ 0xa5;
                 }
             }
@@ -184,7 +186,9 @@ mod tests {
             disk.write("f", 1, b"b").unwrap();
             disk.write("g", 0, b"c").unwrap();
             disk.cut_after(0);
-            assert!(disk.write("h", 0, b"d").is_err() && disk.sync("f").is_err() && disk.remove("f").is_err());
+            assert!(
+                disk.write("h", 0, b"d").is_err() && disk.sync("f").is_err() && disk.remove("f").is_err()
+            );
             disk.restart(kept);
             assert_eq!(disk.read("f", 0, 1).unwrap().unwrap(), b"a");
             assert_eq!(disk.read("f", 0, 2).unwrap(), rest);

@@ -103,8 +103,8 @@ fn cuts(dense: &Graph) -> Vec<Graph> {
     let mut cuts = Vec::new();
     for method in [Method::Random, Method::Magnitude] {
         let family = Family::new(dense, method, 1, None, &mut |_| ());
-        let rungs = family
-            .and_then(|family| family.rungs(dense, &SHARES, Refit::WHOLE, &Holder::PLAIN, &mut |_| ()));
+        let rungs =
+            family.and_then(|family| family.rungs(dense, &SHARES, Refit::WHOLE, &Holder::PLAIN, &mut |_| ()));
         cuts.extend(rungs.into_iter().flatten().skip(1).map(|rung| rung.graph));
     }
     for rate in ZEROED {
