@@ -105,8 +105,7 @@ impl Pair {
         let (rungs, told, moments) = Default::default();
         let mut pair = Self { folder, operator, coordinator: None, agent: None, rungs, told, moments };
         pair.start_coordinator()?;
-        let model = pair.client().await?.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
-        pair.rungs = model.rungs.iter().map(|rung| rung.variant).collect();
+        pair.client().await?.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
         Ok(pair)
     }
 
@@ -149,9 +148,9 @@ impl Pair {
     /// What the coordinator knows after it came back.
     async fn check_coordinator(&mut self) -> Result<()> {
         let mut client = self.client().await?;
-        let known: BTreeSet<_> =
-            client.model("lenet5").await.map_err(failure)?.rungs.iter().map(|rung| rung.variant).collect();
-        ensure!(known == self.rungs, "a model was forgotten");
+        let known = rungs(&mut client).await?;
+        ensure!(known.is_superset(&self.rungs), "a rung was forgotten");
+        self.rungs = known;
         if let Some(share) = self.told.share {
             let (changes, _) = client.apply(&policy(share)?, true).await.map_err(failure)?;
             ensure!(changes.is_empty(), "what was declared was forgotten: {changes:?}");
@@ -174,7 +173,8 @@ impl Pair {
     }
 
     /// What is on the device's disk while no agent runs.
-    fn check_disk(&mut self) -> Result<()> {
+    async fn check_disk(&mut self) -> Result<()> {
+        self.rungs = rungs(&mut self.client().await?).await?; // some are made on demand
         let folder = self.path("device").join("cache");
         if !folder.exists() {
             self.moments.nothing_held += 1;
@@ -243,8 +243,13 @@ impl Pair {
             return self.check_coordinator().await;
         }
         self.agent = None;
-        self.check_disk()
+        self.check_disk().await
     }
+}
+
+async fn rungs(client: &mut Client) -> Result<BTreeSet<VariantId>> {
+    let model = client.model("lenet5").await.map_err(failure)?;
+    Ok(model.rungs.iter().map(|rung| rung.variant).collect())
 }
 
 fn policy(share: &str) -> Result<FleetSpec> {
