@@ -5,6 +5,8 @@
 //! A few kills run with all tests; by hand as many as wanted:
 //! `KILLS=1000 cargo test --release -p secateur-tests --test kill -- --ignored --nocapture`.
 
+#![allow(clippy::print_stdout)] // what the kills hit is for who runs it
+
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
