@@ -37,7 +37,7 @@ fn install(
     target: VariantId,
     base: Option<VariantId>,
 ) -> usize {
-    let id = Digest::of(&update);
+    let id = Digest::of(update);
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
     for (at, piece) in update.chunks(16 * 1024).enumerate() {

@@ -44,10 +44,11 @@ impl Family {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Rung>, PruneError> {
         let path = self.path()?;
-        let all = cost_of(&self.graph)?.macs.get() as f64;
         let keep = self.groups.keep_all();
         let top = (holder.settle)(dense, None);
         let mut above = Above::new(self.as_prepared(&top), keep.clone())?;
+        // Budgets are shares of what the dense rung costs as it is held.
+        let all = cost_of(&above.graph)?.macs.get() as f64;
         let mut rungs = vec![Rung { graph: top, label: "dense".into(), share: 1.0, kept: self.kept(&keep) }];
         let (mut last, mut part) = (0, refit.share);
         for (done, &share) in shares.iter().enumerate() {
