@@ -9,7 +9,7 @@ use secateur_model::{Graph, Tensor};
 
 use crate::PruneError;
 use crate::layer::Layer;
-use crate::observe::{Live, Observed, Seen, at_places, forget, step};
+use crate::observe::{Live, Observed, Seen, forget, step};
 use crate::oracle::unrunnable;
 use crate::reconstruct::fitted;
 use crate::regression::Regression;
@@ -49,7 +49,7 @@ impl Cut<'_> {
     }
 }
 
-/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out (the same nodes). Of a large
+/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out. Of a large
 /// layer's inputs, only the `share` that helps most gets new weights: what keeps its value costs almost nothing to
 /// ship. What the cut does not reach stays as it is.
 ///
@@ -65,13 +65,15 @@ pub(crate) fn refit(
     let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
     let Some(input) = graph.inputs.first() else { return Ok(()) };
     let mut live = Live::from([(input.name.clone(), observed.inputs.clone())]);
-    // Values that are not what the dense net has at the kept channels.
-    let mut moved: HashSet<String> = HashSet::new();
+    // Values that are not what the dense net has at the kept channels; the constants of branches that are gone to begin with.
+    let results = |seen: &Seen| cut.dense.nodes[seen.layer.node].outputs[0].clone();
+    let mut moved: HashSet<String> = observed.layers.iter().map(results).collect();
+    moved.retain(|result| graph.initializers.contains_key(result));
     for index in 0..graph.nodes.len() {
         progress(index, graph.nodes.len());
         let node = &graph.nodes[index];
         let mut moves = node.inputs.iter().any(|name| moved.contains(name));
-        let seen = observed.layers.iter().find(|seen| seen.layer.node == index);
+        let seen = observed.layer_of(cut.dense, node);
         if let Some((seen, layer)) = seen.and_then(|seen| Some((seen, Layer::of(graph, index)?))) {
             moves |= layer.width != seen.layer.width;
             let large = (layer.width * layer.outputs) as f64 >= LARGE * all as f64;
@@ -81,6 +83,7 @@ pub(crate) fn refit(
             }
         }
         if moves {
+            settle(graph, index, cut, observed, &live)?;
             moved.extend(graph.nodes[index].outputs.iter().cloned());
         }
         step(graph, index, &mut live)?;
@@ -105,9 +108,7 @@ fn fit(
     if outputs.len() != layer.outputs {
         return Ok(());
     }
-    let added = seen.tail.added.as_ref().and_then(|name| live.get(name));
-    let added = added.and_then(|value| at_places(seen, value, 0));
-    let added = added.filter(|added| added.len() == seen.targets.len() / seen.layer.outputs * layer.outputs);
+    let added = seen.added(live, layer.outputs);
     let (targets, range) = targets_of(seen, added.is_some());
     let each = layer.block_outputs();
     let kept = cut.inputs(&seen.layer);
@@ -133,6 +134,36 @@ fn fit(
             layer.write(graph, block, &fit);
         }
     }
+    Ok(())
+}
+
+/// Fits the constant that an addition takes in the place of a branch that is gone: the mean of what is missing.
+fn settle(
+    graph: &mut Graph,
+    index: usize,
+    cut: &Cut<'_>,
+    observed: &Observed,
+    live: &Live,
+) -> Result<(), PruneError> {
+    let gone = |seen: &&Seen| {
+        let result = &cut.dense.nodes[seen.layer.node].outputs[0];
+        graph.nodes[index].inputs.contains(result) && graph.initializers.contains_key(result)
+    };
+    let Some(seen) = observed.layers.iter().find(gone) else { return Ok(()) };
+    let outputs = cut.outputs(&seen.layer)?;
+    let added = seen.added(live, outputs.len());
+    let (targets, _) = targets_of(seen, added.is_some());
+    let targets = chosen(targets, seen.layer.outputs, &outputs);
+    let mut sums = vec![0.0_f64; outputs.len()];
+    for (at, target) in targets.iter().enumerate() {
+        let added = added.as_ref().map_or(0.0, |added| added[at]);
+        sums[at % outputs.len()] += f64::from(target - added);
+    }
+    let rows = (targets.len() / outputs.len().max(1)).max(1) as f64;
+    let result = &cut.dense.nodes[seen.layer.node].outputs[0];
+    let constant = graph.initializers.get_mut(result).and_then(Tensor::as_f32_mut);
+    let values = constant.into_iter().flatten();
+    values.zip(sums).for_each(|(value, sum)| *value = (sum / rows) as f32);
     Ok(())
 }
 

@@ -35,7 +35,8 @@ async fn a_cap_is_kept_and_an_update_takes_the_days_it_needs() -> anyhow::Result
         let now = loop {
             let now = status().unwrap_or_default();
             // Either way: what is left is too little for a piece, or for the session itself.
-            let spent = ["paused", "the day's bytes are spent"].iter().any(|state| now.state.starts_with(state));
+            let spent =
+                ["paused", "the day's bytes are spent"].iter().any(|state| now.state.starts_with(state));
             if (spent && now.received_bytes > before) || now.variant.is_some() {
                 break now;
             }
@@ -51,7 +52,10 @@ async fn a_cap_is_kept_and_an_update_takes_the_days_it_needs() -> anyhow::Result
         days += 1;
     }
     // What a day's sessions cost beside the update is not fixed: on a busy machine they end and begin again.
-    assert!((full.div_ceil(CAP)..=full.div_ceil(CAP / 2)).contains(&days), "{days} days: it went on where it stopped");
+    assert!(
+        (full.div_ceil(CAP)..=full.div_ceil(CAP / 2)).contains(&days),
+        "{days} days: it went on where it stopped"
+    );
     let settled = |devices: &[secateur_cli::client::Device]| {
         devices
             .iter()
