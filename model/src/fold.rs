@@ -63,7 +63,7 @@ pub fn constants(graph: &mut Graph) {
 
 /// Whether a node holds a subgraph (or another attribute not understood): those may read any value by name without
 /// listing it.
-fn has_subgraphs(graph: &Graph) -> bool {
+pub(crate) fn has_subgraphs(graph: &Graph) -> bool {
     let mut attributes = graph.nodes.iter().flat_map(|node| node.attributes.values());
     attributes.any(|value| matches!(value, Attribute::Opaque(_)))
 }

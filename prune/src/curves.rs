@@ -1,6 +1,6 @@
 //! What each group's channels are worth: the divergence from the dense answers with one group cut and nothing else.
 
-use secateur_model::groups::{Groups, KeepSets, Role, masked};
+use secateur_model::groups::{Group, Groups, KeepSets, Role, masked};
 use secateur_model::{Graph, Tensor};
 
 use crate::divergence::divergence;
@@ -15,7 +15,7 @@ const IMAGES: usize = 384;
 /// Shares of a group that are cut, in eighths.
 const EIGHTHS: [usize; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
-/// For each group, the divergence after 0, 1, … of its channels are gone, one always left: rises.
+/// For each group, the divergence after 0, 1, … of its channels are gone, as many left as must be: rises.
 pub(crate) type Curves = Vec<Vec<f64>>;
 
 /// Walks the nodes on some of the calibration inputs, and calls `at` in front of each with what is live there and the
@@ -68,11 +68,16 @@ pub(crate) fn curves(
         Ok(())
     })?;
     // A group that nothing takes in is worth nothing.
-    for (curve, trace) in curves.iter_mut().zip(traces).filter(|(curve, _)| curve.is_empty()) {
-        *curve = vec![0.0; trace.order.len()];
+    for (curve, group) in curves.iter_mut().zip(&groups.groups).filter(|(curve, _)| curve.is_empty()) {
+        *curve = vec![0.0; points_of(group)];
     }
     progress(Progress { stage: "sensitivity", done: total, total });
     Ok(curves)
+}
+
+/// Points of a group's curve.
+pub(crate) fn points_of(group: &Group) -> usize {
+    group.channels - group.least() + 1
 }
 
 /// Channels gone and the divergence then, at some points of a trace.
@@ -87,8 +92,9 @@ fn points(
 ) -> Result<Vec<(usize, f64)>, PruneError> {
     let channels = trace.order.len();
     let mut points = vec![(0, 0.0)];
-    for eighths in EIGHTHS {
-        let gone = (channels * eighths / 8).min(channels - 1);
+    // One is left at seven eighths and over, and at last, where it may go, none.
+    let shares = EIGHTHS.map(|eighths| (channels * eighths / 8).min(channels - 1));
+    for gone in shares.into_iter().chain([points_of(&groups.groups[group]) - 1]) {
         if gone <= points[points.len() - 1].0 {
             continue;
         }

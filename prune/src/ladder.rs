@@ -124,11 +124,13 @@ impl Above {
         let within = |(had, keep): (&Vec<usize>, &Vec<usize>)| -> Option<Vec<usize>> {
             keep.iter().map(|channel| had.binary_search(channel).ok()).collect()
         };
+        // Of a branch that is gone no group is left.
+        let left = self.keep.iter().zip(keep).filter(|(had, _)| !had.is_empty());
         let widths = self.groups.groups.iter().map(|group| group.channels);
-        if !widths.eq(self.keep.iter().map(Vec::len)) {
+        if !widths.eq(left.clone().map(|(had, _)| had.len())) {
             return Ok(None);
         }
-        let Some(keep) = self.keep.iter().zip(keep).map(within).collect() else { return Ok(None) };
+        let Some(keep) = left.map(within).collect() else { return Ok(None) };
         groups::cut(&self.graph, &self.groups, &keep).map(Some).map_err(unrunnable)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use secateur_model::shape::{self, Shapes};
-use secateur_model::{Graph, Tensor, eval};
+use secateur_model::{Graph, Node, Tensor, eval};
 
 use crate::layer::{Layer, Sampling};
 use crate::moments::Moments;
@@ -36,6 +36,13 @@ pub(crate) struct Observed {
     pub(crate) output: Tensor,
 }
 
+impl Observed {
+    /// The layer of `dense` that makes what `node` of a cut of it makes.
+    pub(crate) fn layer_of(&self, dense: &Graph, node: &Node) -> Option<&Seen> {
+        self.layers.iter().find(|seen| dense.nodes[seen.layer.node].outputs == node.outputs)
+    }
+}
+
 /// A layer as it was seen.
 pub(crate) struct Seen {
     pub(crate) layer: Layer,
@@ -48,6 +55,14 @@ pub(crate) struct Seen {
     pub(crate) targets: Vec<f32>,
     /// The layer's own result there, where something is added to it.
     pub(crate) own: Vec<f32>,
+}
+
+impl Seen {
+    /// What a cut net adds to the layer's result, at the sampled places, if it is known and `outputs` wide.
+    pub(crate) fn added(&self, live: &Live, outputs: usize) -> Option<Vec<f32>> {
+        let taken = at_places(self, live.get(self.tail.added.as_ref()?)?, 0)?;
+        (taken.len() == self.targets.len() / self.layer.outputs * outputs).then_some(taken)
+    }
 }
 
 /// What follows a layer: what is added to its result, and the range beyond which its value does not matter.
@@ -227,7 +242,7 @@ fn take_moments(graph: &Graph, seen: &mut Seen, live: &Live, first: usize) {
 
 /// A value of a layer's output layout at the layer's sampled places, `[rows, outputs]`; `first` is the number of its
 /// first image.
-pub(crate) fn at_places(seen: &Seen, value: &Tensor, first: usize) -> Option<Vec<f32>> {
+fn at_places(seen: &Seen, value: &Tensor, first: usize) -> Option<Vec<f32>> {
     let (layer, area) = (&seen.layer, seen.sampling.area);
     let (shape, values) = (value.shape(), value.as_f32()?);
     let channels = layer.channels(shape);

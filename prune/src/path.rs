@@ -5,7 +5,7 @@ use secateur_model::groups::{Groups, KeepSets};
 use crate::trace::Trace;
 use crate::widths::{Prices, Widths};
 
-/// Channels in the order in which they go, each group's last one excepted.
+/// Channels in the order in which they go, each group's last one excepted unless its curve says what going whole costs.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
     steps: Vec<(usize, usize)>,
@@ -44,7 +44,9 @@ impl Path {
         let mut steps = Vec::new();
         let stretch = |group: usize, gone: &[usize]| -> Option<(f64, usize)> {
             let now = widths.saving_base(group, gone, prices);
-            let ends = ends(traces[group].order.len(), gone[group], lanes);
+            let channels = traces[group].order.len();
+            let least = (channels + 1).saturating_sub(curves[group].len());
+            let ends = ends((channels, least), gone[group], lanes);
             let ratio = |end: usize| {
                 let saved = now - widths.with(group, end, gone, prices);
                 saved / (curves[group][end] - curves[group][gone[group]]).max(1e-12)
@@ -108,22 +110,22 @@ impl Path {
     }
 }
 
-/// Where the next stretch of a group may end: near by, and ever farther to see over a hump of its curve; what is left
-/// then is a multiple of `lanes`.
-fn ends(channels: usize, gone: usize, lanes: usize) -> Vec<usize> {
+/// Where the next stretch of a group may end of whose `channels` `least` must stay: near by, and ever farther to see over a
+/// hump of its curve; what is left then is a multiple of `lanes`.
+fn ends((channels, least): (usize, usize), gone: usize, lanes: usize) -> Vec<usize> {
     let unit = channels.div_ceil(64).max(1);
     let mut ends = Vec::new();
     let mut far = unit;
-    if gone + 1 >= channels {
+    if gone + least >= channels {
         return ends;
     }
     loop {
-        let kept = channels.saturating_sub(gone + far).max(1);
+        let kept = channels.saturating_sub(gone + far).max(least);
         let end = channels - kept.next_multiple_of(lanes).min(channels);
         if end > gone && ends.last() != Some(&end) {
             ends.push(end);
         }
-        if kept == 1 || far >= channels {
+        if kept == least || far >= channels {
             return ends;
         }
         far = (far * 3).div_ceil(2).max(far + 1);
@@ -137,17 +139,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stretches_end_ever_farther_off_and_leave_one_channel() {
-        for (channels, gone) in [(1, 0), (2, 0), (7, 3), (100, 98), (300, 0), (4096, 17)] {
-            let ends = ends(channels, gone, 1);
-            assert!(ends.iter().all(|&end| end > gone && end < channels), "{channels} {gone}");
+    fn stretches_end_ever_farther_off_and_leave_the_least() {
+        let cases = [(1, 0), (2, 0), (7, 3), (100, 98), (300, 0), (4096, 17)];
+        for ((channels, gone), least) in cases.into_iter().flat_map(|case| [(case, 0), (case, 1)]) {
+            let ends = ends((channels, least), gone, 1);
+            assert!(ends.iter().all(|&end| end > gone && end + least <= channels), "{channels} {gone}");
             assert!(ends.windows(2).all(|pair| pair[0] < pair[1]));
-            assert_eq!(
-                ends.last().copied(),
-                (gone + 1 < channels).then_some(channels - 1),
-                "{channels} {gone}"
-            );
-            let whole = super::ends(channels, gone, 8);
+            let last = (gone + least < channels).then_some(channels - least);
+            assert_eq!(ends.last().copied(), last, "{channels} {gone} {least}");
+            let whole = super::ends((channels, least), gone, 8);
             assert!(whole.windows(2).all(|pair| pair[0] < pair[1]));
             assert!(whole.iter().all(|&end| end > gone && (channels - end).is_multiple_of(8)));
         }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn widths_are_rounded_up_to_whole_lanes_and_stay_nested() {
-        let groups = [20, 6].map(|channels| Group { name: String::new(), channels, sites: Vec::new() });
+        let groups = [20, 6].map(|channels| Group { channels, ..Group::default() });
         let mut all = Groups::default();
         all.groups = groups.to_vec();
         let lost = |channels: usize| (0..=channels).map(|gone| gone as f64).collect();

@@ -9,7 +9,7 @@ use secateur_model::{Graph, Tensor};
 
 use crate::PruneError;
 use crate::layer::Layer;
-use crate::observe::{Live, Observed, Seen, at_places, forget, step};
+use crate::observe::{Live, Observed, Seen, forget, step};
 use crate::oracle::unrunnable;
 use crate::reconstruct::fitted;
 use crate::regression::Regression;
@@ -21,7 +21,12 @@ pub(crate) struct Cut<'a> {
     pub(crate) keep: &'a KeepSets,
 }
 
-impl Cut<'_> {
+impl<'a> Cut<'a> {
+    /// The value that a layer makes.
+    fn result(&self, seen: &Seen) -> &'a str {
+        &self.dense.nodes[seen.layer.node].outputs[0]
+    }
+
     /// For each index of a layer's input axis, whether it is kept.
     fn inputs(&self, layer: &Layer) -> Vec<bool> {
         let length = layer.width / layer.taps * layer.blocks;
@@ -46,7 +51,7 @@ impl Cut<'_> {
     }
 }
 
-/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out (the same nodes). At most about
+/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out. At most about
 /// `share` of all weights get new values, those of the inputs that help their layer most: what keeps its value costs almost
 /// nothing to ship. What the cut does not reach stays as it is.
 ///
@@ -61,7 +66,7 @@ pub(crate) fn refit(
 ) -> Result<(), PruneError> {
     let Some(input) = graph.inputs.first() else { return Ok(()) };
     let mut live = Live::from([(input.name.clone(), observed.inputs.clone())]);
-    let reached = reached(graph, observed);
+    let reached = reached(graph, cut, observed);
     let weights = |layer: &Layer| layer.width * layer.outputs;
     let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
     let sizes: Vec<usize> = reached.iter().map(|(_, layer)| weights(layer)).collect();
@@ -73,19 +78,22 @@ pub(crate) fn refit(
             let inputs = (layer.width as f64 * part).ceil() as usize;
             fit(graph, cut, seen, layer, &live, inputs)?;
         }
+        settle(graph, index, cut, observed, &live)?;
         step(graph, index, &mut live)?;
         forget(graph, index, &mut live);
     }
     Ok(())
 }
 
-/// The layers that a cut reaches: those that take in less than they did, or values that are not what the dense net has.
-fn reached<'a>(graph: &Graph, observed: &'a Observed) -> Vec<(&'a Seen, Layer)> {
-    let mut moved: HashSet<&str> = HashSet::new();
+/// The layers that a cut reaches: those that take in less than they did, or values that are not what the dense net has, as
+/// the constants of branches that are gone are not.
+fn reached<'a>(graph: &Graph, cut: &Cut<'a>, observed: &'a Observed) -> Vec<(&'a Seen, Layer)> {
+    let results = observed.layers.iter().map(|seen| cut.result(seen));
+    let mut moved: HashSet<&str> = results.filter(|result| graph.initializers.contains_key(*result)).collect();
     let mut reached = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         let mut moves = node.inputs.iter().any(|name| moved.contains(name.as_str()));
-        let seen = observed.layers.iter().find(|seen| seen.layer.node == index);
+        let seen = observed.layer_of(cut.dense, node);
         if let Some((seen, layer)) = seen.and_then(|seen| Some((seen, Layer::of(graph, index)?))) {
             moves |= layer.width != seen.layer.width;
             if moves {
@@ -131,9 +139,7 @@ fn fit(
     if outputs.len() != layer.outputs {
         return Ok(());
     }
-    let added = seen.tail.added.as_ref().and_then(|name| live.get(name));
-    let added = added.and_then(|value| at_places(seen, value, 0));
-    let added = added.filter(|added| added.len() == seen.targets.len() / seen.layer.outputs * layer.outputs);
+    let added = seen.added(live, layer.outputs);
     let (targets, range) = targets_of(seen, added.is_some());
     let each = layer.block_outputs();
     let kept = cut.inputs(&seen.layer);
@@ -159,6 +165,36 @@ fn fit(
             layer.write(graph, block, &fit);
         }
     }
+    Ok(())
+}
+
+/// Fits the constant that an addition takes in the place of a branch that is gone: the mean of what is missing.
+fn settle(
+    graph: &mut Graph,
+    index: usize,
+    cut: &Cut<'_>,
+    observed: &Observed,
+    live: &Live,
+) -> Result<(), PruneError> {
+    let inputs = &graph.nodes[index].inputs;
+    let gone = |seen: &&Seen| {
+        let result = cut.result(seen);
+        inputs.iter().any(|name| name == result) && graph.initializers.contains_key(result)
+    };
+    let Some(seen) = observed.layers.iter().find(gone) else { return Ok(()) };
+    let outputs = cut.outputs(&seen.layer)?;
+    let added = seen.added(live, outputs.len());
+    let (targets, _) = targets_of(seen, added.is_some());
+    let targets = chosen(targets, seen.layer.outputs, &outputs);
+    let mut sums = vec![0.0_f64; outputs.len()];
+    for (at, target) in targets.iter().enumerate() {
+        let added = added.as_ref().map_or(0.0, |added| added[at]);
+        sums[at % outputs.len()] += f64::from(target - added);
+    }
+    let rows = (targets.len() / outputs.len().max(1)).max(1) as f64;
+    let constant = graph.initializers.get_mut(cut.result(seen)).and_then(Tensor::as_f32_mut);
+    let values = constant.into_iter().flatten();
+    values.zip(sums).for_each(|(value, sum)| *value = (sum / rows) as f32);
     Ok(())
 }
 

@@ -5,16 +5,18 @@
 //! fit the model, or is of another version, is none.
 
 use secateur_common::{Digest, caps};
+use secateur_model::groups::Group;
 use secateur_model::{Graph, Tensor};
 
 use crate::channels::{Family, grouped, takes_in};
+use crate::curves::points_of;
 use crate::moments::Moments;
 use crate::observe::{Observed, Seen, observe, unseen};
 use crate::trace::Trace;
 use crate::{Method, PruneError};
 
 /// What the bytes begin with: a mark and the version of all that decides what a family is.
-const MARK: &[u8; 8] = b"secfam\x00\x01";
+const MARK: &[u8; 8] = b"secfam\x00\x02";
 
 impl Family {
     /// The family as at most `cap` bytes; `None` where it takes more. What the refit aims at is left out where it does
@@ -60,8 +62,7 @@ impl Family {
         crate::check(dense, calibration, method)?;
         let (graph, groups) = grouped(dense, method)?;
         let Some(mut body) = opened(bytes) else { return Ok(None) };
-        let channels: Vec<usize> = groups.groups.iter().map(|group| group.channels).collect();
-        let Some((traces, curves)) = read_traces(&mut body, method, &channels) else { return Ok(None) };
+        let Some((traces, curves)) = read_traces(&mut body, method, &groups.groups) else { return Ok(None) };
         let observed = match (body.length(), calibration) {
             (Some(0), _) => None,
             (Some(parts @ 1..=2), Some(data)) => {
@@ -93,10 +94,10 @@ fn opened(bytes: &[u8]) -> Option<Reader<'_>> {
 
 type Choices = (Vec<Trace>, Option<Vec<Vec<f64>>>);
 
-fn read_traces(body: &mut Reader<'_>, method: Method, channels: &[usize]) -> Option<Choices> {
-    (body.length()? == method as usize && body.length()? == channels.len()).then_some(())?;
-    let mut traces = Vec::with_capacity(channels.len());
-    for &channels in channels {
+fn read_traces(body: &mut Reader<'_>, method: Method, groups: &[Group]) -> Option<Choices> {
+    (body.length()? == method as usize && body.length()? == groups.len()).then_some(())?;
+    let mut traces = Vec::with_capacity(groups.len());
+    for channels in groups.iter().map(|group| group.channels) {
         (body.length()? == channels).then_some(())?;
         let order = (0..channels).map(|_| body.length()).collect::<Option<Vec<_>>>()?;
         let mut sorted = order.clone();
@@ -106,8 +107,8 @@ fn read_traces(body: &mut Reader<'_>, method: Method, channels: &[usize]) -> Opt
     }
     let curves = match body.length()? {
         0 => None,
-        count if count == channels.len() => {
-            Some(channels.iter().map(|&channels| body.doubles(channels)).collect::<Option<_>>()?)
+        count if count == groups.len() => {
+            Some(groups.iter().map(|group| body.doubles(points_of(group))).collect::<Option<_>>()?)
         }
         _ => return None,
     };

@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn random_takes_every_group_at_the_same_rate() {
-        let groups = [20, 50, 500].map(|channels| Group { name: String::new(), channels, sites: Vec::new() });
+        let groups = [20, 50, 500].map(|channels| Group { channels, ..Group::default() });
         let mut drawn = Drawn(Random::new(3));
         let traces: Vec<Trace> = groups.iter().map(|group| drawn.trace(&Graph::default(), group)).collect();
         let path = Path::by_score(&traces, 1);

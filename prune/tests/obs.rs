@@ -61,6 +61,24 @@ fn single_weights_lose_less_by_second_moments_than_by_size() {
 }
 
 #[test]
+fn a_branch_that_says_little_goes_whole() {
+    let (mut dense, images) = (small::net(), small::images(256));
+    dense.initializers.get_mut("w3").unwrap().as_f32_mut().unwrap().iter_mut().for_each(|w| *w *= 0.01);
+    let macs = |graph: &Graph| cost::analyse(graph).unwrap().macs().get() as f64;
+    let budget = Budget::default().with(Metric::Macs, 0.2 * macs(&dense));
+    let asked = small::request(Method::Obs, Structure::Channels, budget, Some(&images));
+    let pruned = prune(&dense, &asked, Meter::new(&small::bytes), &mut |_| ()).unwrap();
+    let kept = |name: &str| pruned.kept.iter().find(|kept| kept.group == name).unwrap().kept;
+    assert_eq!((kept("w1"), kept("w2"), kept("w5")), (6, 0, 12), "the branch's 86 % of the work go first");
+    assert!(macs(&pruned.graph) <= 0.2 * macs(&dense) && !pruned.graph.initializers.contains_key("w2"));
+    let answers = |graph: &Graph| eval::run(graph, &[("x", &images)], &["y"]).unwrap()["y"].clone();
+    let (expected, found) = (answers(&dense), answers(&pruned.graph));
+    let values = expected.as_f32().unwrap().iter().zip(found.as_f32().unwrap());
+    let (off, all) = values.fold((0.0, 0.0), |(off, all), (a, b)| (off + (a - b).powi(2), all + a.powi(2)));
+    assert!(off < 1e-3 * all, "{off} of {all}");
+}
+
+#[test]
 fn bad_calibration_data_is_refused() {
     let dense = small::net();
     let refused = |data: Tensor| {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Channel, Groups, GroupsError, KeepSets, Role, mend};
+use super::{Channel, Groups, GroupsError, KeepSets, Role, branch, mend};
 use crate::{Graph, Tensor};
 
 /// The graph without the channels that `keep` leaves out: tensors, biases, batch norms, per-channel constants, group
-/// counts, split sizes and reshape targets get smaller.
+/// counts, split sizes and reshape targets get smaller. Of a group that keeps nothing the whole branch goes.
 ///
 /// # Errors
 /// Where `keep` or the graph does not fit the groups.
@@ -23,6 +23,7 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &KeepSets) -> Result<Graph, Gro
     for index in 0..result.nodes.len() {
         mend::node(&mut result, index, groups, &kept);
     }
+    branch::settle(&mut result, groups, &kept);
     crate::fold::unused(&mut result);
     Ok(result)
 }
@@ -60,7 +61,8 @@ impl Kept {
         let mut all = Vec::with_capacity(keep.len());
         for (group, (set, of)) in keep.iter().zip(&groups.groups).enumerate() {
             let ascending = set.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || set.last().is_none_or(|&last| last >= of.channels) {
+            let within = set.last().is_none_or(|&last| last < of.channels);
+            if !ascending || !within || set.len() < of.least() {
                 return Err(GroupsError::BadKeepSet { group, keep: set.clone(), channels: of.channels });
             }
             let mut flags = vec![false; of.channels];
@@ -68,6 +70,11 @@ impl Kept {
             all.push(flags);
         }
         Ok(Self(all))
+    }
+
+    /// Whether nothing of a group is kept.
+    pub(super) fn none_of(&self, group: usize) -> bool {
+        !self.0[group].contains(&true)
     }
 
     fn keeps(&self, member: Option<Channel>) -> bool {

@@ -5,6 +5,7 @@
 //! takes them in. What is not understood freezes what it touches. `cut` removes channels, or masks them where they
 //! are taken in; both must compute the same, and [`crate::eval`] can tell.
 
+mod branch;
 mod cut;
 mod labels;
 mod mend;
@@ -45,12 +46,14 @@ struct Carried {
 pub type Channel = (usize, usize);
 
 /// Channels among which each can be removed without the others, but everywhere at once.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Group {
     /// The first weight that produces it.
     pub name: String,
     /// Number of channels.
     pub channels: usize,
+    /// Whether all of them may go, and with them a branch of a residual addition; else one stays.
+    pub removable: bool,
     /// Every place where the channels show in a constant tensor.
     pub sites: Vec<Site>,
 }
@@ -100,13 +103,21 @@ pub type KeepSets = Vec<Vec<usize>>;
 #[allow(missing_docs)]
 pub enum GroupsError {
     #[error(
-        "group {group} cannot keep {keep:?}: ascending channels under {channels} are asked for, at least one"
+        "group {group} cannot keep {keep:?}: ascending channels under {channels} are asked for, at least one unless it \
+         is removable"
     )]
     BadKeepSet { group: usize, keep: Vec<usize>, channels: usize },
     #[error("{sets} keep-sets for {groups} groups")]
     WrongCount { sets: usize, groups: usize },
     #[error("tensor `{tensor}` does not fit what the groups say of it: they are of another graph")]
     OtherGraph { tensor: String },
+}
+
+impl Group {
+    /// Channels that stay, at least.
+    pub fn least(&self) -> usize {
+        usize::from(!self.removable)
+    }
 }
 
 impl Groups {
@@ -155,7 +166,7 @@ fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups 
         for root in site.labels.iter().filter_map(|&label| unions.free_root(label)) {
             let family = families.root(root);
             let group = *group_of.entry(family).or_insert_with(|| {
-                groups.push(Group { name: site.tensor.to_owned(), channels: 0, sites: Vec::new() });
+                groups.push(Group { name: site.tensor.to_owned(), ..Group::default() });
                 groups.len() - 1
             });
             member_of.entry(root).or_insert_with(|| {
@@ -176,6 +187,7 @@ fn collect(graph: &Graph, shapes: &Shapes, finder: rules::Finder<'_>) -> Groups 
             groups[group].sites.push(Site { tensor, node, axis, role, channels });
         }
     }
+    branch::mark(graph, shapes, &mut groups);
     let carried = |(name, spread): (&&str, &Spread)| {
         let axis = *finder.free(spread).varying().first()?;
         let members = spread.one_by_one(axis).into_iter().map(member).collect();

@@ -11,7 +11,7 @@ use crate::curves::{from, walk};
 use crate::layer::Layer;
 use crate::measure::{holds, violations};
 use crate::moments::{Moments, solved};
-use crate::observe::{Live, Observed, Seen, at_places, forget, observe, step};
+use crate::observe::{Live, Observed, Seen, forget, observe, step};
 use crate::oracle::unrunnable;
 use crate::refit::{chosen, targets_of};
 use crate::regression::{Regression, finite};
@@ -262,8 +262,7 @@ impl Ready<'_> {
     fn fit(&self, graph: &Graph, seen: &Seen, share: f64, live: &Live) -> Option<Vec<Mat<f64>>> {
         let layer: &Layer = &seen.layer;
         let x: &Tensor = graph.nodes[layer.node].input(0).and_then(|name| live.get(name))?;
-        let added = seen.tail.added.as_ref().and_then(|name| live.get(name));
-        let added = added.and_then(|value| at_places(seen, value, 0));
+        let added = seen.added(live, layer.outputs);
         // Where the other operand is still to come, the layer is held against its own dense result.
         let (targets, range) = targets_of(seen, added.is_some());
         let each = layer.block_outputs();

@@ -58,8 +58,9 @@ pub(crate) fn tune(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
     let images = observed.inputs.shape()[0];
+    let seen = |node: &usize| observed.layer_of(dense, &graph.nodes[*node]).is_some();
     let layers: Vec<Layer> =
-        observed.layers.iter().filter_map(|seen| Layer::of(graph, seen.layer.node)).collect();
+        (0..graph.nodes.len()).filter(seen).filter_map(|node| Layer::of(graph, node)).collect();
     let Some(reverse) = Reverse::new(graph, &layers).filter(|_| images >= LEAST) else { return Ok(()) };
     let (held, mut learnt): (Vec<usize>, Vec<usize>) =
         (0..images).partition(|image| image % HELD_OUT == HELD_OUT - 1);

@@ -151,7 +151,7 @@ proptest! {
         let mut bits = seed;
         let keep: KeepSets = groups.groups.iter().map(|group| {
             let some: Vec<usize> = (0..group.channels).filter(|_| { bits = bits.rotate_left(7) ^ 0x9e37; bits & 1 == 0 }).collect();
-            if some.is_empty() { vec![0] } else { some }
+            if some.len() < group.least() { vec![0] } else { some }
         }).collect();
         let cut = cut(&graph, &groups, &keep).unwrap();
         let (largest, apart) = compare(&masked(&graph, &groups, &keep).unwrap(), &cut);
@@ -171,6 +171,41 @@ fn a_residual_stream_is_one_group_and_the_output_is_frozen() {
     assert_eq!(sizes, [4, 4, 4], "the stream, and one inner group a block");
     assert_eq!(groups.frozen.len(), 1);
     assert!(groups.frozen[0].reason.contains("graph output"), "{}", groups.frozen[0].reason);
+}
+
+#[test]
+fn a_branch_goes_whole_and_its_constant_stays() {
+    let graph = network(&[0, 0]);
+    let groups = find(&graph, &shape::infer(&graph, 1).unwrap());
+    let removable: Vec<bool> = groups.groups.iter().map(|group| group.removable).collect();
+    assert_eq!(
+        removable,
+        [false, true, true],
+        "the stream is read on; the inner channels of each block are not"
+    );
+    let keep = vec![vec![0, 2, 3], vec![], vec![1]];
+    let smaller = cut(&graph, &groups, &keep).unwrap();
+    assert_eq!(smaller.nodes.iter().filter(|node| node.is("Conv")).count(), 3, "of five");
+    let (largest, apart) = compare(&masked(&graph, &groups, &keep).unwrap(), &smaller);
+    assert!(apart <= 1e-5 * largest, "{apart} of {largest}");
+    let nothing = cut(&graph, &groups, &vec![vec![]; 3]).unwrap_err();
+    assert_eq!(nothing, GroupsError::BadKeepSet { group: 0, keep: vec![], channels: 4 });
+}
+
+#[test]
+fn of_an_addition_of_two_branches_one_stays() {
+    let mut b = Builder::new(2);
+    let x = b.conv("x", 2, 4, 1);
+    let branches = [(); 2].map(|()| {
+        let inner = b.conv(&x, 4, 4, 1);
+        let inner = b.node("Relu", &[&inner], &[]);
+        b.conv(&inner, 4, 4, 1)
+    });
+    let sum = b.node("Add", &[&branches[0], &branches[1]], &[]);
+    let flat = b.node("Flatten", &[&sum], &[]);
+    let graph = b.finish(&flat);
+    let groups = find(&graph, &shape::infer(&graph, 1).unwrap());
+    assert_eq!(groups.groups.iter().filter(|group| group.removable).count(), 1);
 }
 
 #[test]
