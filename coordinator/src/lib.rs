@@ -10,14 +10,19 @@
 mod catalog;
 pub mod cli;
 mod config;
+mod draft;
 mod error;
 mod families;
 mod grpc;
 mod inventory;
+mod lines;
+mod pruning;
 mod rollout;
 mod shared;
+mod state;
 pub mod store;
 mod updates;
+mod writer;
 
 pub use config::Config;
 pub use error::CoordinatorError;

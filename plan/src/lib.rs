@@ -12,5 +12,5 @@ mod reason;
 
 pub use ladder::{Ladder, Rung};
 pub use observe::{DeviceView, Measurement};
-pub use planner::{Assignment, Plan, Planned, RungRequest, lint, plan};
+pub use planner::{Assignment, Plan, Planned, RungRequest, assign, faults, lint, plan};
 pub use reason::Reason;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use secateur_common::{
-    Budget, DeviceId, FleetSpec, Generation, GroupSpec, Metric, ModelName, Name, VariantId, Violation,
+    Budget, DeviceId, FleetSpec, Generation, GroupSpec, Metric, ModelName, Name, VariantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,14 +29,13 @@ pub struct Assignment {
 }
 
 /// An immutable, complete set of assignments.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Plan {
     /// Each plan has a number of its own, rising.
     pub id: u64,
     /// The plan that this one replaced; 0 for none.
     pub parent: u64,
     /// One assignment for each known device.
-    #[serde(with = "entries")]
     pub assignments: BTreeMap<DeviceId, Assignment>,
 }
 
@@ -58,7 +57,7 @@ pub struct Planned {
     pub requests: Vec<RungRequest>,
 }
 
-/// Plans for all `devices`.
+/// Plans for all `devices`: each by itself, with [`assign`].
 pub fn plan(
     policy: &FleetSpec,
     devices: &[DeviceView],
@@ -71,7 +70,7 @@ pub fn plan(
     };
     for device in devices {
         let before = parent.assignments.get(&device.id);
-        let (assignment, request) = assign(policy, device, ladders, before);
+        let (assignment, request) = assign(policy, device, |model| ladders.get(model), before);
         if let Some(request) = request.filter(|request| !planned.requests.contains(request)) {
             planned.requests.push(request);
         }
@@ -80,10 +79,12 @@ pub fn plan(
     planned
 }
 
-fn assign(
+/// Plans for one device, which no other device has a say in: what it should run, and the rung that would serve it better.
+/// `ladder` gives the ladder of a model; `before` is what the parent plan assigned to the device.
+pub fn assign<'l>(
     policy: &FleetSpec,
     device: &DeviceView,
-    ladders: &BTreeMap<ModelName, Ladder>,
+    ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
     before: Option<&Assignment>,
 ) -> (Assignment, Option<RungRequest>) {
     let stay = |group: Option<&GroupSpec>, reason| Assignment {
@@ -96,7 +97,7 @@ fn assign(
         reason,
     };
     let Some(group) = policy.group_of(&device.labels) else { return (stay(None, Reason::NoGroup), None) };
-    let Some((ladder, dense)) = ladders.get(&group.model).and_then(|ladder| Some((ladder, ladder.dense()?)))
+    let Some((ladder, dense)) = ladder(&group.model).and_then(|ladder| Some((ladder, ladder.dense()?)))
     else {
         return (stay(Some(group), Reason::NoModel(group.model.clone())), None);
     };
@@ -214,43 +215,33 @@ fn request(device: &DeviceView, ladder: &Ladder, budget: &Budget) -> Option<Budg
 
 /// What is wrong with a plan: every line is a defect of the planner.
 pub fn lint(planned: &Plan, parent: &Plan, ladders: &BTreeMap<ModelName, Ladder>) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (id, assignment) in &planned.assignments {
-        let before = parent.assignments.get(id);
-        let old = before.map_or(Generation(0), |before| before.generation);
-        let moved = before.and_then(|before| before.variant) != assignment.variant;
-        if assignment.generation < old || (moved && assignment.generation == old) {
-            faults.push(format!("{id}: generation {} after {old}", assignment.generation));
-        }
-        if moved && assignment.variant.is_none() {
-            faults.push(format!("{id}: what it had is taken away"));
-        }
-        let rung = assignment.model.as_ref().and_then(|model| ladders.get(model)?.find(assignment.variant?));
-        let (Some((_, rung)), true) = (rung, assignment.feasible && moved) else { continue };
-        let computed =
-            |metric: Metric| (metric != Metric::PeakMemoryBytes).then(|| rung.cost.metric(metric)).flatten();
-        for Violation { metric, .. } in assignment.budget.violations(computed) {
-            faults.push(format!("{id}: moved to a rung that breaks {metric}"));
-        }
-    }
-    faults
+    let of = |(id, assignment): (&DeviceId, _)| {
+        let faults = faults(assignment, parent.assignments.get(id), |model| ladders.get(model));
+        faults.into_iter().map(move |fault| format!("{id}: {fault}")).collect::<Vec<_>>()
+    };
+    planned.assignments.iter().flat_map(of).collect()
 }
 
-/// JSON maps need text keys; a list of pairs keeps the ids typed.
-mod entries {
-    use super::*;
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        map: &BTreeMap<DeviceId, Assignment>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        s.collect_seq(map)
+/// What is wrong with one assignment, given the one that it replaces.
+pub fn faults<'l>(
+    assignment: &Assignment,
+    before: Option<&Assignment>,
+    ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    let old = before.map_or(Generation(0), |before| before.generation);
+    let moved = before.and_then(|before| before.variant) != assignment.variant;
+    if assignment.generation < old || (moved && assignment.generation == old) {
+        faults.push(format!("generation {} after {old}", assignment.generation));
     }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<BTreeMap<DeviceId, Assignment>, D::Error> {
-        Ok(Vec::<(DeviceId, Assignment)>::deserialize(d)?.into_iter().collect())
+    if moved && assignment.variant.is_none() {
+        faults.push("what it had is taken away".to_owned());
     }
+    let rung = assignment.model.as_ref().and_then(|model| ladder(model)?.find(assignment.variant?));
+    let (Some((_, rung)), true) = (rung, assignment.feasible && moved) else { return faults };
+    let computed =
+        |metric: Metric| (metric != Metric::PeakMemoryBytes).then(|| rung.cost.metric(metric)).flatten();
+    let broken = assignment.budget.violations(computed);
+    faults.extend(broken.iter().map(|v| format!("moved to a rung that breaks {}", v.metric)));
+    faults
 }

@@ -57,6 +57,6 @@ async fn a_cap_is_kept_and_an_update_takes_the_days_it_needs() -> anyhow::Result
     };
     let devices = fleet.wait_for("the device reports", LIMIT, settled).await?;
     let today = devices[0].report.as_ref().expect("a report").today;
-    assert!(today.total() <= CAP && today.update > 0 && today.control > 0, "{today:?}");
+    assert!(today.total() <= CAP && today.update > 0, "{today:?}");
     Ok(())
 }
