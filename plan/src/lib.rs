@@ -9,6 +9,7 @@ mod ladder;
 mod observe;
 mod planner;
 mod reason;
+pub mod rollout;
 
 pub use ladder::{Ladder, Rung};
 pub use observe::{DeviceView, Measurement};

@@ -1,6 +1,8 @@
 //! What is known of a device: what it measured, and what follows for variants that it has not run.
 
-use secateur_common::{Accuracy, Budget, BudgetSpec, DeviceId, Labels, Metric, Micros, Report, VariantId};
+use secateur_common::{
+    Accuracy, Budget, BudgetSpec, DeviceId, Generation, Labels, Metric, Micros, Report, VariantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Ladder, Rung};
@@ -16,6 +18,15 @@ pub struct Measurement {
     pub model_bytes: u64,
     /// Accuracy of the newest report.
     pub accuracy: Accuracy,
+    /// The generation in force in the newest report.
+    #[serde(default)]
+    pub generation: Generation,
+    /// Reports in that generation.
+    #[serde(default)]
+    pub reports: u64,
+    /// Accuracy of the first of them that has one.
+    #[serde(default)]
+    pub first: Accuracy,
 }
 
 impl Measurement {
@@ -31,8 +42,15 @@ impl Measurement {
         }
         self.memory_bytes = report.memory.inference_peak.get();
         self.model_bytes = report.model_bytes.get();
+        if report.generation != self.generation {
+            (self.generation, self.reports, self.first) = (report.generation, 0, Accuracy::default());
+        }
+        self.reports += 1;
         if report.accuracy.samples > 0 {
             self.accuracy = report.accuracy;
+            if self.first.samples == 0 {
+                self.first = report.accuracy;
+            }
         }
     }
 

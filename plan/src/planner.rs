@@ -7,6 +7,7 @@ use secateur_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::Trial;
 use crate::{DeviceView, Ladder, Reason, Rung, choose};
 
 /// What one device should run, and why.
@@ -26,6 +27,9 @@ pub struct Assignment {
     pub feasible: bool,
     /// Why.
     pub reason: Reason,
+    /// Present while the device runs what a rollout has on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 /// An immutable, complete set of assignments.
@@ -95,6 +99,7 @@ pub fn assign<'l>(
         budget: Budget::default(),
         feasible: false,
         reason,
+        trial: None,
     };
     let Some(group) = policy.group_of(&device.labels) else { return (stay(None, Reason::NoGroup), None) };
     let Some((ladder, dense)) = ladder(&group.model).and_then(|ladder| Some((ladder, ladder.dense()?)))
@@ -119,11 +124,15 @@ pub fn assign<'l>(
         Err(metric) => return (to(dense, &Budget::default(), Reason::AwaitingDense(metric)), None),
     };
     let changed = before.is_some_and(|before| {
-        before.group.as_ref() != Some(&group.name) || limits_differ(&before.budget, &budget)
+        before.group.as_ref() != Some(&group.name)
+            || before.variant.is_some() && before.model.as_ref() != Some(&group.model)
+            || limits_differ(&before.budget, &budget)
     });
     match choose::best(device, ladder, &budget, current) {
         Some(rung) => {
-            let reason = why_moved(device, ladder, &budget, current, rung, changed.then_some(&group.name));
+            let changed =
+                (changed && before.is_some_and(|before| before.variant.is_some())).then_some(&group.name);
+            let reason = why_moved(device, ladder, &budget, current, rung, changed);
             (to(rung, &budget, reason), None)
         }
         // One disturbed report, not yet confirmed by a second, moves nobody.
@@ -163,13 +172,13 @@ fn why_moved(
     chosen: &Rung,
     changed: Option<&Name>,
 ) -> Reason {
-    let Some(current) = current else { return Reason::First };
-    if current.variant == chosen.variant {
+    if current.is_some_and(|current| current.variant == chosen.variant) {
         return Reason::Kept;
     }
     if let Some(group) = changed {
         return Reason::BudgetChanged(group.clone());
     }
+    let Some(current) = current else { return Reason::First };
     let broken = budget.violations(|metric| device.value(ladder, current, metric));
     broken.first().map_or(Reason::Improved, |violation| Reason::Moved(*violation))
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use secateur_common::{Metric, ModelName, Name, Violation};
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::Fault;
+
 /// The reason of one assignment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +33,18 @@ pub enum Reason {
     Infeasible {
         /// The limit that binds, with the best that was found.
         binding: Violation,
+    },
+    /// A rollout has not come to this device yet.
+    Waiting {
+        /// The group.
+        group: Name,
+    },
+    /// What is planned for it was judged bad: the device has what it had before.
+    Halted {
+        /// The rollout's number in its group.
+        rollout: u64,
+        /// What was bad.
+        fault: Fault,
     },
 }
 
@@ -60,6 +74,12 @@ impl fmt::Display for Reason {
                 let word = if metric == Metric::AccuracyMin { "lower" } else { "raise" };
                 write!(f, "infeasible: {binding}; {word} it to {} or more", metric.show(binding.actual))?;
                 if metric == Metric::AccuracyMin { f.write_str(" (or loosen another limit)") } else { Ok(()) }
+            }
+            Self::Waiting { group } => {
+                write!(f, "waiting: the rollout of group {group} has not come to it yet")
+            }
+            Self::Halted { rollout, fault } => {
+                write!(f, "held: rollout {rollout} was halted, {fault}; it has what it had before")
             }
         }
     }
