@@ -61,6 +61,22 @@ impl Measurement {
         newest.map(|p95| p95.get() as f64).reduce(f64::min)
     }
 
+    /// What the variant itself answers right on this device: its accuracy soon after activation. What it loses later
+    /// without a change of variant is drift.
+    pub fn own_accuracy(&self) -> Accuracy {
+        if self.first.samples > 0 { self.first } else { self.accuracy }
+    }
+
+    /// The accuracy soon after activation and now, where it fell by more than chance explains: four standard errors of
+    /// the difference of two shares.
+    pub fn drift(&self) -> Option<(f64, f64)> {
+        const ERRORS: f64 = 4.0;
+        let (first, now) = (self.first, self.accuracy);
+        let error = (first.variance() + now.variance()).sqrt();
+        let fell = first.samples > 0 && first.value() - now.value() > ERRORS * error;
+        fell.then(|| (first.value(), now.value()))
+    }
+
     /// Whether a latency is confirmed by a second report.
     pub fn confirmed(&self) -> bool {
         self.p95.len() >= 2
@@ -100,7 +116,7 @@ impl DeviceView {
             Metric::LatencyP95 => measurement.latency_us(),
             Metric::PeakMemoryBytes => Some(measurement.memory_bytes as f64).filter(|&bytes| bytes > 0.0),
             Metric::ModelBytes => Some(measurement.model_bytes as f64).filter(|&bytes| bytes > 0.0),
-            Metric::AccuracyMin => Some(measurement.accuracy)
+            Metric::AccuracyMin => Some(measurement.own_accuracy())
                 .filter(|accuracy| accuracy.samples > 0)
                 .map(|accuracy| accuracy.value()),
             _ => None,

@@ -8,7 +8,7 @@ use secateur_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::rollout::Trial;
-use crate::{DeviceView, Ladder, Reason, Rung, choose};
+use crate::{DeviceView, Ladder, Measurement, Reason, Rung, choose};
 
 /// What one device should run, and why.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -91,6 +91,9 @@ pub fn assign<'l>(
     ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
     before: Option<&Assignment>,
 ) -> (Assignment, Option<RungRequest>) {
+    if let Some(held) = before.filter(|before| before.reason == Reason::Restored) {
+        return (held.clone(), None);
+    }
     let stay = |group: Option<&GroupSpec>, reason| Assignment {
         group: group.map(|group| group.name.clone()),
         model: before.and_then(|before| before.model.clone()),
@@ -123,16 +126,18 @@ pub fn assign<'l>(
         Ok(budget) => budget,
         Err(metric) => return (to(dense, &Budget::default(), Reason::AwaitingDense(metric)), None),
     };
-    let changed = before.is_some_and(|before| {
+    let changed = before.filter(|before| before.variant.is_some()).is_some_and(|before| {
         before.group.as_ref() != Some(&group.name)
-            || before.variant.is_some() && before.model.as_ref() != Some(&group.model)
+            || before.model.as_ref() != Some(&group.model)
             || limits_differ(&before.budget, &budget)
     });
     match choose::best(device, ladder, &budget, current) {
         Some(rung) => {
-            let changed =
-                (changed && before.is_some_and(|before| before.variant.is_some())).then_some(&group.name);
-            let reason = why_moved(device, ladder, &budget, current, rung, changed);
+            let reason = why_moved(device, ladder, &budget, current, rung, changed.then_some(&group.name));
+            // Told once, with the figures of then: a drift that goes on makes no new plan at each report.
+            let told =
+                before.map(|before| &before.reason).filter(|told| told.is_drift() && reason.is_drift());
+            let reason = told.cloned().unwrap_or(reason);
             (to(rung, &budget, reason), None)
         }
         // One disturbed report, not yet confirmed by a second, moves nobody.
@@ -173,7 +178,8 @@ fn why_moved(
     changed: Option<&Name>,
 ) -> Reason {
     if current.is_some_and(|current| current.variant == chosen.variant) {
-        return Reason::Kept;
+        let drift = device.measurement(chosen.variant).and_then(Measurement::drift);
+        return drift.map_or(Reason::Kept, |(from, to)| Reason::Drift { from, to });
     }
     if let Some(group) = changed {
         return Reason::BudgetChanged(group.clone());

@@ -34,6 +34,16 @@ pub enum Reason {
         /// The limit that binds, with the best that was found.
         binding: Violation,
     },
+    /// The device's accuracy fell though its variant is the same: the data has changed, and pruning less would not help.
+    Drift {
+        /// Accuracy soon after activation, a share.
+        from: f64,
+        /// Accuracy now.
+        to: f64,
+    },
+    /// The device has accepted a newer generation than the store knows: the store is an older one, and the device keeps
+    /// what it has until an operator applies the fleet or resumes the rollout.
+    Restored,
     /// A rollout has not come to this device yet.
     Waiting {
         /// The group.
@@ -52,6 +62,10 @@ impl Reason {
     /// Whether this reason is a move that a measurement or a changed budget caused.
     pub fn is_reprune(&self) -> bool {
         matches!(self, Self::Moved(_) | Self::BudgetChanged(_))
+    }
+
+    pub(crate) fn is_drift(&self) -> bool {
+        matches!(self, Self::Drift { .. })
     }
 }
 
@@ -75,6 +89,16 @@ impl fmt::Display for Reason {
                 write!(f, "infeasible: {binding}; {word} it to {} or more", metric.show(binding.actual))?;
                 if metric == Metric::AccuracyMin { f.write_str(" (or loosen another limit)") } else { Ok(()) }
             }
+            Self::Drift { from, to } => write!(
+                f,
+                "kept: drift, its accuracy fell from {:.1} % to {:.1} % with the same variant: the data has changed",
+                from * 100.0,
+                to * 100.0
+            ),
+            Self::Restored => f.write_str(
+                "held: the device is ahead of this coordinator's store, which was restored from a backup; \
+                 `secateur apply` or `secateur rollout resume` lets it move",
+            ),
             Self::Waiting { group } => {
                 write!(f, "waiting: the rollout of group {group} has not come to it yet")
             }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use secateur_common::{Metric, ModelName};
-use secateur_plan::{DeviceView, Ladder, Plan, lint, plan};
+use secateur_common::{Accuracy, Metric, ModelName};
+use secateur_plan::{DeviceView, Ladder, Plan, Reason, lint, plan};
 
 const MODEL: &str = "net";
 
@@ -48,6 +48,21 @@ impl Story {
         let variant = self.plan.assignments[&self.device.id].variant.unwrap();
         let (_, rung) = ladder.find(variant).unwrap();
         support::report(&mut self.device, ladder, rung, p95_us);
+    }
+
+    /// The device reports this many right answers of a thousand with what it was assigned.
+    fn answers(&mut self, correct: u64) {
+        let ladder = &self.ladders[&MODEL.parse().unwrap()];
+        let assignment = &self.plan.assignments[&self.device.id];
+        let mut rung = ladder.find(assignment.variant.unwrap()).unwrap().1.clone();
+        rung.accuracy = Some(Accuracy { samples: support::SAMPLES, correct });
+        support::report_in(&mut self.device, ladder, &rung, 5_000, assignment.generation);
+    }
+
+    /// The device is held as one that the store does not know the newest of.
+    fn held(&mut self) {
+        self.plan.assignments.get_mut(&self.device.id).unwrap().reason = Reason::Restored;
+        self.limit(&[("macs", "10%")]);
     }
 
     /// Plans, and writes down what came of it.
@@ -99,6 +114,20 @@ fn a_device_lives_through_its_budgets() {
     story.step("The operator relaxes the budget.");
     story.measures(11_100);
     story.step("It rests.");
+    story.limit(&[("accuracy_min", "85%")]);
+    story.step("Only accuracy is asked for.");
+    story.answers(890);
+    story.step("It is met.");
+    story.answers(820);
+    story.step(
+        "The light in the hall has changed: the same variant answers worse. Pruning less would not help.",
+    );
+    story.answers(815);
+    story.step("It goes on, which is no news.");
+    story.answers(889);
+    story.step("It is over.");
+    story.held();
+    story.step("The coordinator was restored from a backup that the device is ahead of.");
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/story.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

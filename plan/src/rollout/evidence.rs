@@ -32,7 +32,7 @@ impl Evidence {
         if before.samples == 0 || on_trial.samples == 0 {
             return;
         }
-        let variance = variance(before) + variance(on_trial);
+        let variance = before.variance() + on_trial.variance();
         self.score += (before.value() - on_trial.value() - accepted) / variance;
         self.information += 1.0 / variance;
     }
@@ -61,14 +61,6 @@ impl Evidence {
         let loss = self.score / information + accepted;
         Some([loss, loss - radius, loss + radius])
     }
-}
-
-/// Variance of a share of correct answers. The two added answers (Agresti and Caffo 2000) keep a perfect score on few
-/// samples from passing for certain knowledge.
-fn variance(accuracy: Accuracy) -> f64 {
-    let n = accuracy.samples as f64 + 2.0;
-    let p = (accuracy.correct as f64 + 1.0) / n;
-    p * (1.0 - p) / n
 }
 
 /// The standard normal distribution function to 7.5e-8 (Abramowitz and Stegun 26.2.17); never below 1e-300.
