@@ -36,7 +36,10 @@ impl Rollout {
                 self.prove(&model, variant);
                 wanted
             }
-            _ => stay(before, trial, Reason::Waiting { group: self.group.clone() }, wanted),
+            _ => {
+                self.asked = true;
+                stay(before, trial, Reason::Waiting { group: self.group.clone() }, wanted)
+            }
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Rollout {
     pub stage: Stage,
     /// Whether an operator holds it where it is. It is judged all the same.
     pub paused: bool,
+    /// Whether a device waits that was not there when it was last looked at.
+    pub asked: bool,
     /// When a device was last told to move, seconds since the Unix epoch.
     pub since_unix_s: u64,
     /// What was found when its stage last changed.
@@ -137,6 +139,7 @@ impl Rollout {
             plan: 0,
             stage: Stage::Idle,
             paused: false,
+            asked: false,
             since_unix_s: 0,
             tally: Tally::default(),
             proven: BTreeMap::new(),
@@ -153,9 +156,9 @@ impl Rollout {
         matches!(self.stage, Stage::Canary | Stage::Wave(_))
     }
 
-    /// Whether time or a report can change something: it is under way or its devices are going back.
+    /// Whether it is to be looked at now and then: it is under way, devices are going back, or one waits.
     pub fn moving(&self) -> bool {
-        self.under_way() || matches!(self.stage, Stage::Halted(_))
+        self.under_way() || self.asked || matches!(self.stage, Stage::Halted(_))
     }
 
     /// Whether `variant` passed in this group.

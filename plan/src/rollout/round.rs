@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use secateur_common::{DeviceId, ModelName, RolloutPolicy};
 
 use super::{Rollout, Seen, Standing};
-use crate::{Assignment, DeviceView};
+use crate::{Assignment, DeviceView, Reason};
 
 /// A device of the group.
 #[derive(Clone, Debug)]
@@ -34,16 +34,18 @@ pub fn round(
     now_unix_s: u64,
 ) -> Vec<Assignment> {
     let mut released = BTreeSet::new();
+    let mut assigned = admit_all(rollout, policy, members, &released);
     for _ in 0..STEPS {
-        let assigned = admit_all(rollout, policy, members, &released);
         let (crew, old) = (crew(policy, members, &assigned), rollout.clone());
         let next = rollout.advance(policy, model, plan, &crew, now_unix_s);
         if next.is_empty() && *rollout == old {
-            return assigned;
+            break;
         }
         released.extend(next);
+        assigned = admit_all(rollout, policy, members, &released);
     }
-    admit_all(rollout, policy, members, &released)
+    rollout.asked = assigned.iter().any(|assignment| matches!(assignment.reason, Reason::Waiting { .. }));
+    assigned
 }
 
 fn admit_all(
