@@ -15,7 +15,7 @@ use crate::failure::{Failure, OrFail, Outcome};
 
 pub use view::{
     AccuracyLoss, AccuracyView, Applied, BeforeAfter, Device, Forecast, Model, Plan, PlanStep, Rollout, Rung,
-    Status, Steer, budget_by_name,
+    Status, Steer, Steered, budget_by_name,
 };
 
 /// A connection to the operator's address of a coordinator.
@@ -129,11 +129,11 @@ impl Client {
         Ok(answer.into_inner().rollouts.into_iter().map(Rollout::from).collect())
     }
 
-    /// Pauses, resumes or aborts the rollouts of all groups or of one; answers those that it concerned.
+    /// Pauses, resumes or aborts the rollouts of all groups or of one.
     ///
     /// # Errors
     /// Where there is nothing to pause, to resume or to abort, or the coordinator fails.
-    pub async fn steer(&mut self, steer: Steer, group: Option<&Name>) -> Outcome<Vec<Rollout>> {
+    pub async fn steer(&mut self, steer: Steer, group: Option<&Name>) -> Outcome<Steered> {
         use v1::steer_rollout_request::Action;
         let action = match steer {
             Steer::Pause => Action::Pause,
@@ -141,8 +141,9 @@ impl Client {
             Steer::Abort => Action::Abort,
         };
         let request = v1::SteerRolloutRequest { group: text(group), action: action.into() };
-        let answer = self.inner.steer_rollout(request).await.map_err(|e| self.refused(&e))?;
-        Ok(answer.into_inner().rollouts.into_iter().map(Rollout::from).collect())
+        let answer = self.inner.steer_rollout(request).await.map_err(|e| self.refused(&e))?.into_inner();
+        let rollouts = answer.rollouts.into_iter().map(Rollout::from).collect();
+        Ok(Steered { rollouts, released: answer.released })
     }
 
     /// All devices.

@@ -189,6 +189,15 @@ pub enum Steer {
     Abort,
 }
 
+/// What came of it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Steered {
+    /// The rollouts that it concerned, as they are then.
+    pub rollouts: Vec<Rollout>,
+    /// Devices that were ahead of a restored store and may move again.
+    pub released: u64,
+}
+
 /// What applying a fleet changes, or would.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Applied {

@@ -33,15 +33,28 @@ pub(crate) struct Which {
 /// As the coordinator answers.
 pub(crate) async fn main(command: RolloutCommand, at: &Coordinator, output: Output) -> Outcome {
     let mut client = Client::connect(&at.coordinator).await?;
-    let rollouts = match command {
-        RolloutCommand::Status(which) => client.rollouts(which.group.as_ref()).await?,
-        RolloutCommand::Pause(which) => client.steer(Steer::Pause, which.group.as_ref()).await?,
-        RolloutCommand::Resume(which) => client.steer(Steer::Resume, which.group.as_ref()).await?,
-        RolloutCommand::Abort(which) => client.steer(Steer::Abort, which.group.as_ref()).await?,
+    let (steer, which) = match command {
+        RolloutCommand::Status(which) => {
+            let rollouts = client.rollouts(which.group.as_ref()).await?;
+            return output.print(&rollouts, || match rollouts.is_empty() {
+                true => "no group stages its changes: give one a [group.rollout] in the fleet file".to_owned(),
+                false => rollout_table(&rollouts),
+            });
+        }
+        RolloutCommand::Pause(which) => (Steer::Pause, which),
+        RolloutCommand::Resume(which) => (Steer::Resume, which),
+        RolloutCommand::Abort(which) => (Steer::Abort, which),
     };
-    output.print(&rollouts, || match rollouts.is_empty() {
-        true => "no group stages its changes: give one a [group.rollout] in the fleet file".to_owned(),
-        false => rollout_table(&rollouts),
+    let steered = client.steer(steer, which.group.as_ref()).await?;
+    output.print(&steered, || {
+        let mut parts = Vec::new();
+        if !steered.rollouts.is_empty() {
+            parts.push(rollout_table(&steered.rollouts));
+        }
+        if steered.released > 0 {
+            parts.push(format!("{} device(s) ahead of the store may move again", steered.released));
+        }
+        parts.join("\n")
     })
 }
 

@@ -16,6 +16,9 @@ impl Rollout {
         released: bool,
     ) -> Assignment {
         let (Some(model), Some(variant)) = (wanted.model.clone(), wanted.variant) else { return wanted };
+        if wanted.reason == Reason::Restored {
+            return wanted;
+        }
         // What is on trial in another group is its affair.
         let trial = before.filter(|before| before.group == wanted.group).and_then(|b| b.trial.clone());
         if self.proven(&model, variant) {
