@@ -13,6 +13,7 @@ pub mod link;
 mod offline;
 mod operator;
 pub mod output;
+pub mod plot;
 mod progress;
 mod signal;
 

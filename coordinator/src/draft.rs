@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use secateur_common::{DeviceId, FleetSpec, ModelName};
-use secateur_plan::{Assignment, RungRequest, assign, faults};
+use secateur_common::{DeviceId, FleetSpec, ModelName, Name};
+use secateur_plan::rollout::Rollout;
+use secateur_plan::{Assignment, Reason, RungRequest, assign, faults};
 
 use crate::CoordinatorError;
 use crate::catalog::ModelRecord;
 use crate::inventory::DeviceRecord;
 use crate::lines::Lines;
+use crate::staging::{self, Staged};
 use crate::state::{Assigned, PlanRecord, State, Undo};
 use crate::store::Change;
 use crate::store::records::{self, Counters};
@@ -17,9 +19,15 @@ use crate::store::records::{self, Counters};
 /// A draft over the present state.
 pub(crate) struct Draft<'s> {
     now: &'s State,
+    lines: &'s Lines,
+    unix_s: u64,
     next: Next,
     due: BTreeSet<DeviceId>,
     all_due: bool,
+    /// Groups whose rollouts move on.
+    looked_at: BTreeSet<Name>,
+    /// Devices that are ahead of the store may move again.
+    held_released: bool,
     requests: Vec<RungRequest>,
 }
 
@@ -33,6 +41,8 @@ pub(crate) struct Next {
     fleet: Option<FleetSpec>,
     plan: Option<(PlanRecord, Undo)>,
     counters: Option<Counters>,
+    /// None where a group stages nothing any more.
+    rollouts: BTreeMap<Name, Option<Rollout>>,
     /// Changes of the store alone.
     stored: Vec<Change>,
 }
@@ -42,8 +52,31 @@ const PLANS: usize = 1000;
 const UNDONE: u64 = 200_000;
 
 impl<'s> Draft<'s> {
-    pub(crate) fn new(now: &'s State) -> Self {
-        Self { now, next: Next::default(), due: BTreeSet::new(), all_due: false, requests: Vec::new() }
+    /// Over `now`, `unix_s` seconds after the Unix epoch.
+    pub(crate) fn new(now: &'s State, lines: &'s Lines, unix_s: u64) -> Self {
+        Self {
+            now,
+            lines,
+            unix_s,
+            next: Next::default(),
+            due: BTreeSet::new(),
+            all_due: false,
+            looked_at: BTreeSet::new(),
+            held_released: false,
+            requests: Vec::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> &State {
+        self.now
+    }
+
+    pub(crate) fn unix_s(&self) -> u64 {
+        self.unix_s
+    }
+
+    pub(crate) fn is_connected(&self, id: DeviceId) -> bool {
+        self.lines.is_open(id)
     }
 
     pub(crate) fn device(&self, id: DeviceId) -> Option<&DeviceRecord> {
@@ -91,9 +124,44 @@ impl<'s> Draft<'s> {
         self.next.fleet.as_ref().unwrap_or(&self.now.fleet)
     }
 
+    /// What an operator declares; his word also lets devices move that are ahead of the store.
     pub(crate) fn set_fleet(&mut self, fleet: FleetSpec) {
+        let stages =
+            |group: &Name| fleet.groups.iter().any(|g| g.name == *group && fleet.rollout_of(g).is_some());
+        let gone = self.now.rollouts.keys().filter(|group| !stages(group)).map(|group| (group.clone(), None));
+        self.next.rollouts.extend(gone);
         self.next.fleet = Some(fleet);
-        self.all_due = true;
+        (self.all_due, self.held_released) = (true, true);
+    }
+
+    pub(crate) fn rollout(&self, group: &Name) -> Option<&Rollout> {
+        match self.next.rollouts.get(group) {
+            Some(changed) => changed.as_ref(),
+            None => self.now.rollouts.get(group),
+        }
+    }
+
+    pub(crate) fn set_rollout(&mut self, rollout: Rollout) {
+        self.next.rollouts.insert(rollout.group.clone(), Some(rollout));
+    }
+
+    /// The rollout of `group` moves on before the draft is stored: all of the group's devices are planned.
+    pub(crate) fn look_at(&mut self, group: Name) {
+        self.due.extend(self.now.members(&group).map(|assigned| assigned.device));
+        self.looked_at.insert(group);
+    }
+
+    pub(crate) fn looks_at(&self, group: &Name) -> bool {
+        self.looked_at.contains(group)
+    }
+
+    /// Lets devices move that are ahead of the store; how many.
+    pub(crate) fn release_held(&mut self) -> u64 {
+        let held = |assigned: &&Box<Assigned>| assigned.assignment.reason == Reason::Restored;
+        let held: Vec<DeviceId> = self.now.assigned.values().filter(held).map(|held| held.device).collect();
+        self.due.extend(&held);
+        self.held_released = true;
+        held.len() as u64
     }
 
     pub(crate) fn model(&self, name: &ModelName) -> Option<&ModelRecord> {
@@ -123,11 +191,23 @@ impl<'s> Draft<'s> {
         let mut due = std::mem::take(&mut self.due);
         if std::mem::take(&mut self.all_due) {
             due.extend(self.now.devices.keys().chain(self.next.devices.keys()));
+            self.looked_at
+                .extend(self.fleet().groups.iter().map(|group| group.name.clone()).collect::<Vec<_>>());
         }
+        let wanted = due.into_iter().filter_map(|id| Some((id, self.wanted(id)?))).collect();
+        let Staged { assigned, rollouts } = staging::staged(self, wanted);
+        rollouts.into_iter().for_each(|rollout| self.set_rollout(rollout));
+        self.assign(assigned);
+    }
+
+    /// Drafts a plan of those assignments that differ from the present ones.
+    fn assign(&mut self, assigned: Vec<(DeviceId, Assignment)>) {
         let (mut before, mut moved, mut counters) = (Vec::new(), 0, self.now.counters);
-        for id in due {
-            let Some(assignment) = self.replanned(id) else { continue };
+        for (id, assignment) in assigned {
             let old = self.now.assignment(id);
+            if old == Some(&assignment) {
+                continue;
+            }
             let moves = moves(old, &assignment);
             before.push((id, old.cloned()));
             moved += usize::from(moves);
@@ -151,16 +231,29 @@ impl<'s> Draft<'s> {
             0 => "reasons or limits changed, nobody moves".to_owned(),
             n => format!("{n} device(s) move"),
         };
-        let parent = self.now.plan().id;
-        let plan = PlanRecord { id: parent + 1, parent, cause, changed: before.len() as u64 };
+        let (parent, id) = (self.now.plan().id, self.next_plan());
+        let plan = PlanRecord { id, parent, cause, changed: before.len() as u64 };
         self.next.counters = (counters != self.now.counters).then_some(counters);
-        self.next.plan = Some((plan, Undo { plan: parent + 1, before }));
+        self.next.plan = Some((plan, Undo { plan: id, before }));
     }
 
-    /// A device's new assignment, where it differs from the one it has.
-    fn replanned(&mut self, id: DeviceId) -> Option<Assignment> {
-        let device = self.device(id)?;
-        let parent = self.now.parent(device);
+    /// The number of the plan that the draft may hold.
+    pub(crate) fn next_plan(&self) -> u64 {
+        self.now.plan().id + 1
+    }
+
+    /// What a device's plan goes on from.
+    pub(crate) fn parent(&self, id: DeviceId) -> Option<Assignment> {
+        let mut parent = self.now.parent(self.device(id)?)?;
+        if parent.reason == Reason::Restored && self.held_released {
+            parent.reason = Reason::Kept;
+        }
+        Some(parent)
+    }
+
+    /// What the planner wants for a device.
+    fn wanted(&mut self, id: DeviceId) -> Option<Assignment> {
+        let (device, parent) = (self.device(id)?, self.parent(id));
         let ladder = |model: &ModelName| self.model(model).map(|model| &model.ladder);
         let (assignment, request) = assign(self.fleet(), &device.view, ladder, parent.as_ref());
         for fault in faults(&assignment, parent.as_ref(), ladder) {
@@ -169,7 +262,13 @@ impl<'s> Draft<'s> {
         if let Some(request) = request.filter(|request| !self.requests.contains(request)) {
             self.requests.push(request);
         }
-        (self.now.assignment(id) != Some(&assignment)).then_some(assignment)
+        Some(assignment)
+    }
+
+    /// The assignments that it changes.
+    pub(crate) fn assigned(self) -> BTreeMap<DeviceId, Assignment> {
+        let changed = self.next.assigned.into_iter();
+        changed.map(|(id, assigned)| (id, assigned.assignment)).collect()
     }
 
     /// What was drafted, and the rungs that the plan asks for.
@@ -193,6 +292,10 @@ impl Next {
         }));
         changes.extend(self.fleet.iter().map(records::put));
         changes.extend(self.counters.iter().map(records::put));
+        changes.extend(self.rollouts.iter().map(|(group, rollout)| match rollout {
+            Some(rollout) => records::put(rollout),
+            None => records::delete_rollout(group),
+        }));
         if let Some((plan, undo)) = &self.plan {
             changes.extend([records::put(plan), records::put(undo)]);
             let surplus = surplus(now, plan);
@@ -210,6 +313,12 @@ impl Next {
             match model {
                 Some(model) => drop(state.models.insert(name, model)),
                 None => drop(state.models.remove(&name)),
+            }
+        }
+        for (group, rollout) in self.rollouts {
+            match rollout {
+                Some(rollout) => drop(state.rollouts.insert(group, rollout)),
+                None => drop(state.rollouts.remove(&group)),
             }
         }
         if let Some(fleet) = self.fleet {

@@ -49,8 +49,7 @@ pub(crate) fn outlook(shared: &Shared, fleet: &FleetSpec) -> Result<Outlook, Coo
     };
     for ((bases, variant), devices) in cases {
         // Sizes do not depend on the generation.
-        let update =
-            shared.updates.make(&shared.store, &bases, variant, secateur_common::Generation(1))?;
+        let update = shared.updates.make(&shared.store, &bases, variant, secateur_common::Generation(1))?;
         forecast.update_bytes += update.bytes.len() as u64 * devices;
     }
     Ok(Outlook { next, forecast })

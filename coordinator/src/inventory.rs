@@ -22,6 +22,9 @@ pub(crate) struct DeviceRecord {
     pub(crate) active: Option<(VariantId, Generation)>,
     /// The newest generation it accepted.
     pub(crate) accepted: Generation,
+    /// The newest generation that it could not activate.
+    #[serde(default)]
+    pub(crate) failed: Option<Generation>,
     /// Its newest report.
     pub(crate) newest: Option<Heard>,
     /// The update that led to what it runs.
@@ -64,6 +67,7 @@ impl DeviceRecord {
             held: Vec::new(),
             active: None,
             accepted: Generation(0),
+            failed: None,
             newest: None,
             shipped: None,
             served: ByteCount(0),

@@ -3,25 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use secateur_common::{DeviceId, Digest, FleetSpec, Generation, ModelName, VariantId};
-use secateur_plan::{Plan, assign};
+use secateur_common::{DeviceId, Digest, Generation, ModelName, VariantId};
+use secateur_plan::{Plan, Reason};
 
 use crate::CoordinatorError;
 use crate::shared::Shared;
 use crate::state::{State, Undo};
 use crate::store::{Store, records};
 use crate::updates::{self, Encoded};
-
-/// The plan that `fleet` would lead to.
-pub(crate) fn proposal(state: &State, fleet: &FleetSpec) -> Plan {
-    let parent = state.plan().id;
-    let each = state.devices.values().map(|device| {
-        let before = state.parent(device);
-        let ladder = |model: &ModelName| state.ladder(model);
-        (device.view.id, assign(fleet, &device.view, ladder, before.as_ref()).0)
-    });
-    Plan { id: parent + 1, parent, assignments: each.collect() }
-}
 
 /// An older plan, whole: the `newest` with what came after undone, if the store remembers all of it.
 pub(crate) fn older(store: &dyn Store, newest: Plan, id: u64) -> Result<Option<Plan>, CoordinatorError> {
@@ -119,12 +108,11 @@ fn wanted(state: &State, id: DeviceId) -> Option<(ModelName, Case)> {
     let (assignment, device) = (state.assignment(id)?, state.devices.get(&id)?);
     let (variant, model, generation) =
         (assignment.variant?, assignment.model.clone()?, assignment.generation);
-    if device.active == Some((variant, generation)) {
+    if device.active == Some((variant, generation)) || assignment.reason == Reason::Restored {
         return None;
     }
-    let known = |base: &VariantId| state.models.values().any(|model| model.ladder.find(*base).is_some());
     let holds = device.held.contains(&variant);
-    let bases = (!holds).then(|| device.held.iter().copied().filter(known).collect());
+    let bases = (!holds).then(|| state.bases(device));
     Some((model, Case { variant, generation, bases }))
 }
 

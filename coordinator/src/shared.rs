@@ -137,17 +137,21 @@ impl Shared {
         self.update(id, activated).await
     }
 
-    /// A device could not bring about what it was assigned.
+    /// A device could not bring about what it was assigned; `mendable`: another update will do.
     pub(crate) async fn failed(
         &self,
         id: DeviceId,
-        line: String,
+        (generation, line): (Generation, String),
+        mendable: bool,
         held: Vec<VariantId>,
     ) -> Result<(), CoordinatorError> {
         let at = (self.clock)();
         let failed = self.orders.change(move |draft| {
             let device = draft.device_mut(id)?;
             (device.heard_unix_s, device.held) = (at, held);
+            if !mendable {
+                device.failed = Some(generation);
+            }
             draft.note(id, line);
             Ok(())
         });

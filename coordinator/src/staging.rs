@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secateur_common::{DeviceId, Generation, Name, RolloutPolicy};
+use secateur_common::{DeviceId, ModelName, Name, RolloutPolicy, VariantId};
+use secateur_plan::Assignment;
 use secateur_plan::rollout::{Member, Rollout, Seen, Standing, round};
-use secateur_plan::{Assignment, Reason};
 use tokio_util::sync::CancellationToken;
 
 use crate::draft::Draft;
 use crate::inventory::DeviceRecord;
 use crate::lines::Lines;
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{Assigned, State};
 
 /// How often a rollout that is moving is looked at.
 const BEAT: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(crate) fn staged(draft: &Draft<'_>, wanted: Vec<(DeviceId, Assignment)>) -> 
         match spec.and_then(|spec| Some((spec, draft.fleet().rollout_of(spec)?))) {
             Some((spec, policy)) => {
                 let (old, parents) = (draft.rollout(&spec.name), parents(draft, &wanted));
-                let in_force = || Rollout::new(spec.name.clone(), draft.in_force(&spec.name));
+                let in_force = || Rollout::new(spec.name.clone(), in_force(draft.now(), &spec.name));
                 let mut rollout = old.cloned().unwrap_or_else(in_force);
                 let members = members(draft, wanted, &parents);
                 let assigned = if draft.looks_at(&spec.name) {
@@ -58,6 +58,13 @@ pub(crate) fn staged(draft: &Draft<'_>, wanted: Vec<(DeviceId, Assignment)>) -> 
         }
     }
     staged
+}
+
+/// What the devices of a group have that begins to stage its changes.
+fn in_force<'s>(state: &'s State, group: &'s Name) -> impl Iterator<Item = (ModelName, VariantId)> + 's {
+    state
+        .members(group)
+        .filter_map(|Assigned { assignment, .. }| Some((assignment.model.clone()?, assignment.variant?)))
 }
 
 fn parents(draft: &Draft<'_>, wanted: &[(DeviceId, Assignment)]) -> Vec<Option<Assignment>> {
@@ -83,29 +90,12 @@ fn seen(device: &DeviceRecord, connected: bool) -> Seen {
 
 /// The devices that the rollout of `group` has to do with, as they are assigned now.
 pub(crate) fn crew(state: &State, lines: &Lines, policy: &RolloutPolicy, group: &Name) -> Vec<Standing> {
-    let standing = |(id, assigned): (&DeviceId, &Box<crate::state::Assigned>)| {
-        let assignment = &assigned.assignment;
-        let device = state.devices.get(id).filter(|_| assignment.group.as_ref() == Some(group))?;
-        Standing::of(policy, &device.view, seen(device, lines.is_open(*id)), assignment)
+    let standing = |assigned: &Assigned| {
+        let device = state.devices.get(&assigned.device)?;
+        let seen = seen(device, lines.is_open(assigned.device));
+        Standing::of(policy, &device.view, seen, &assigned.assignment)
     };
-    state.assigned.iter().filter_map(standing).collect()
-}
-
-/// What a device that has accepted a newer generation than the store knows is held at: what it has. The store was
-/// restored from a backup, or another coordinator was in its place.
-pub(crate) fn held(state: &State, device: &DeviceRecord, known: Option<&Assignment>) -> Option<Assignment> {
-    let newest = known.map_or(Generation(0), |assignment| assignment.generation);
-    let variant = device.active.map(|(variant, _)| variant);
-    (device.accepted > newest).then(|| Assignment {
-        group: known.and_then(|known| known.group.clone()),
-        model: variant.and_then(|variant| state.model_of(variant)),
-        variant,
-        generation: device.accepted,
-        budget: known.map(|known| known.budget.clone()).unwrap_or_default(),
-        feasible: false,
-        reason: Reason::Restored,
-        trial: None,
-    })
+    state.members(group).filter_map(standing).collect()
 }
 
 /// Looks at what moves, until shut down.

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use secateur_common::{DeviceId, FleetSpec, Generation, ModelName, VariantId};
+use secateur_common::{DeviceId, FleetSpec, Generation, ModelName, Name, VariantId};
+use secateur_plan::rollout::Rollout;
 use secateur_plan::{Assignment, Ladder, Plan, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub(crate) struct State {
     /// The newest plan last, with those before it that can still be told.
     pub(crate) plans: VecDeque<PlanRecord>,
     pub(crate) counters: Counters,
+    /// By the group that stages its changes.
+    pub(crate) rollouts: BTreeMap<Name, Rollout>,
 }
 
 /// What one device should run.
@@ -69,6 +72,7 @@ impl State {
         let models: Vec<ModelRecord> = records::all(store)?;
         let devices: Vec<DeviceRecord> = records::all(store)?;
         let assigned: Vec<Assigned> = records::all(store)?;
+        let rollouts: Vec<Rollout> = records::all(store)?;
         Ok(Self {
             models: models.into_iter().map(|model| (model.ladder.model.clone(), model)).collect(),
             devices: devices.into_iter().map(|device| (device.view.id, Box::new(device))).collect(),
@@ -76,6 +80,7 @@ impl State {
             fleet: records::all(store)?.pop().unwrap_or_default(),
             plans: records::all(store)?.into(),
             counters: records::all(store)?.pop().unwrap_or_default(),
+            rollouts: rollouts.into_iter().map(|rollout| (rollout.group.clone(), rollout)).collect(),
         })
     }
 
@@ -100,31 +105,49 @@ impl State {
         self.models.get(model).map(|model| &model.ladder)
     }
 
-    /// What a plan for `device` goes on from: its assignment, unless the device has gone further.
-    pub(crate) fn parent(&self, device: &DeviceRecord) -> Option<Assignment> {
-        let (active, accepted) = (device.active.map(|(variant, _)| variant), device.accepted);
-        let Some(mut assignment) = self.assignment(device.view.id).cloned() else {
-            return (active.is_some() || accepted > Generation(0)).then(|| self.adopted(active, accepted));
-        };
-        // A device that has accepted a newer generation than this coordinator remembers would refuse an older one.
-        if accepted > assignment.generation {
-            assignment.generation = if active == assignment.variant { accepted } else { accepted.next() };
-        }
-        Some(assignment)
+    /// What the devices of a group are assigned.
+    pub(crate) fn members(&self, group: &Name) -> impl Iterator<Item = &Assigned> {
+        let member = |assigned: &&Assigned| assigned.assignment.group.as_ref() == Some(group);
+        self.assigned.values().map(|assigned| &**assigned).filter(member)
     }
 
-    /// What a device brought along that this coordinator had no plan for.
-    fn adopted(&self, variant: Option<VariantId>, generation: Generation) -> Assignment {
-        let holds = |model: &ModelRecord| variant.is_some_and(|variant| model.ladder.find(variant).is_some());
-        let model = self.models.iter().find(|(_, model)| holds(model)).map(|(name, _)| name.clone());
-        Assignment {
-            group: None,
-            model,
-            variant,
-            generation,
-            budget: secateur_common::Budget::default(),
-            feasible: false,
-            reason: Reason::NoGroup,
+    /// A device that goes back to a variant of `model` if its rollout is halted.
+    pub(crate) fn goes_back_to(&self, model: &ModelName) -> Option<DeviceId> {
+        let back = |assigned: &&Box<Assigned>| {
+            let before = assigned.assignment.trial.as_ref().and_then(|trial| trial.before.as_ref());
+            before.is_some_and(|(before, _)| before == model)
+        };
+        self.assigned.values().find(back).map(|assigned| assigned.device)
+    }
+
+    /// The model that has `variant` as a rung.
+    pub(crate) fn model_of(&self, variant: VariantId) -> Option<&ModelName> {
+        self.models.iter().find(|(_, model)| model.ladder.find(variant).is_some()).map(|(name, _)| name)
+    }
+
+    /// What an update for `device` can start from: of what it holds, the variants that are known here.
+    pub(crate) fn bases(&self, device: &DeviceRecord) -> Vec<VariantId> {
+        device.held.iter().copied().filter(|held| self.model_of(*held).is_some()).collect()
+    }
+
+    /// What a plan for `device` goes on from: its assignment. A device that has accepted a newer generation than that is
+    /// ahead of the store, which was restored from a backup: it is held at what it has.
+    pub(crate) fn parent(&self, device: &DeviceRecord) -> Option<Assignment> {
+        let known = self.assignment(device.view.id);
+        let newest = known.map_or(Generation(0), |known| known.generation);
+        if device.accepted <= newest {
+            return known.cloned();
         }
+        let variant = device.active.map(|(variant, _)| variant);
+        Some(Assignment {
+            group: known.and_then(|known| known.group.clone()),
+            model: variant.and_then(|variant| self.model_of(variant)).cloned(),
+            variant,
+            generation: device.accepted,
+            budget: known.map(|known| known.budget.clone()).unwrap_or_default(),
+            feasible: false,
+            reason: Reason::Restored,
+            trial: None,
+        })
     }
 }

@@ -107,7 +107,7 @@ pub(crate) async fn run(shared: Weak<Shared>, mut queue: Queue) {
 fn write(shared: &Shared, orders: Vec<Order>) {
     let (stored, answers, next, requests) = {
         let now = shared.state();
-        let mut draft = Draft::new(&now);
+        let mut draft = Draft::new(&now, &shared.lines, (shared.clock)());
         let answers: Vec<Answer> = orders.into_iter().map(|order| (order.0)(&mut draft)).collect();
         draft.plan();
         let (mut next, requests) = draft.finish();

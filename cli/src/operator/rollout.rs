@@ -37,7 +37,9 @@ pub(crate) async fn main(command: RolloutCommand, at: &Coordinator, output: Outp
         RolloutCommand::Status(which) => {
             let rollouts = client.rollouts(which.group.as_ref()).await?;
             return output.print(&rollouts, || match rollouts.is_empty() {
-                true => "no group stages its changes: give one a [group.rollout] in the fleet file".to_owned(),
+                true => {
+                    "no group stages its changes: give one a [group.rollout] in the fleet file".to_owned()
+                }
                 false => rollout_table(&rollouts),
             });
         }

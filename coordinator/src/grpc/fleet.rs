@@ -262,7 +262,8 @@ impl Session {
             self.retry_at = Some(
                 tokio::time::Instant::now() + if outcome.base_unusable { Duration::ZERO } else { RETRY },
             );
-            self.shared.failed(self.id, line, held).await.map_err(status_of)
+            let failed = self.shared.failed(self.id, (generation, line), outcome.base_unusable, held);
+            failed.await.map_err(status_of)
         }
     }
 

@@ -3,6 +3,7 @@
 mod fleet;
 mod identity;
 mod operator;
+mod rollouts;
 mod view;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use tonic::{Code, Status};
 
 use crate::shared::{Clock, Shared};
 use crate::store::{Redb, Store};
-use crate::{Config, CoordinatorError, pruning, writer};
+use crate::{Config, CoordinatorError, pruning, staging, writer};
 
 /// A coordinator that serves.
 #[derive(Debug)]
@@ -95,6 +96,13 @@ pub async fn start_by(
                 // What was stored before a restart is planned anew.
                 shared.orders.change(|draft| Ok(draft.all_due())).await?;
                 pruning::run(shared, shutdown).await;
+                Ok(())
+            }
+        }),
+        tokio::spawn({
+            let (shared, shutdown) = (shared.clone(), shutdown.clone());
+            async move {
+                staging::run(shared, shutdown).await;
                 Ok(())
             }
         }),

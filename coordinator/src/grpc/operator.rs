@@ -11,9 +11,10 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{status_of, view};
+use super::{rollouts, status_of, view};
 use crate::CoordinatorError;
 use crate::catalog::{self, NewModel};
+use crate::forecast::outlook;
 use crate::inventory::DeviceRecord;
 use crate::rollout;
 use crate::shared::Shared;
@@ -88,6 +89,10 @@ impl v1::operator_server::Operator for Service {
             if let Some(group) = draft.fleet().groups.iter().find(|group| group.model == name) {
                 return Err(CoordinatorError::Refused(format!("group {} uses model {name}", group.name)));
             }
+            if let Some(device) = draft.now().goes_back_to(&name) {
+                let why = format!("device {device} goes back to model {name} if its rollout is halted");
+                return Err(CoordinatorError::Refused(why));
+            }
             draft.remove_model(&name);
             draft.store([family]);
             Ok(())
@@ -103,13 +108,13 @@ impl v1::operator_server::Operator for Service {
             FleetSpec::try_from(&fleet).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let shared = self.shared.clone();
         let asked = fleet.clone();
-        let changes = tokio::task::spawn_blocking(move || {
-            let state = shared.state();
-            models_exist(&asked, |model| state.models.contains_key(model))?;
-            Ok(view::changes(&state, &asked, &rollout::proposal(&state, &asked)))
+        let looked = tokio::task::spawn_blocking(move || {
+            models_exist(&asked, |model| shared.state().models.contains_key(model))?;
+            let outlook = outlook(&shared, &asked)?;
+            Ok((view::changes(&shared.state(), &asked, &outlook.next), outlook.forecast))
         });
-        let changes = changes.await.map_err(|error| Status::internal(error.to_string()))?;
-        let changes = changes.map_err(status_of)?;
+        let looked = looked.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (changes, forecast) = looked.map_err(status_of)?;
         if !request.dry_run {
             // It is planned with the change, so that who asks next sees the plan.
             let applied = self.shared.orders.change(move |draft| {
@@ -120,7 +125,7 @@ impl v1::operator_server::Operator for Service {
             applied.await.map_err(status_of)?;
         }
         let plan = self.shared.state().plan().id;
-        Ok(Response::new(v1::ApplyResponse { changes, plan }))
+        Ok(Response::new(v1::ApplyResponse { changes, plan, forecast: Some(view::forecast(forecast)) }))
     }
 
     async fn show_fleet(&self, _: Request<v1::ShowFleetRequest>) -> Result<Response<v1::FleetSpec>, Status> {
@@ -166,6 +171,21 @@ impl v1::operator_server::Operator for Service {
         let shown = tokio::task::spawn_blocking(move || show_plan(&shared, id)).await;
         let shown = shown.map_err(|error| Status::internal(error.to_string()))?;
         shown.map(Response::new).map_err(status_of)
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Result<Response<v1::ListRolloutsResponse>, Status> {
+        let rollouts = rollouts::list(&self.shared, &request.into_inner().group)?;
+        Ok(Response::new(v1::ListRolloutsResponse { rollouts }))
+    }
+
+    async fn steer_rollout(
+        &self,
+        request: Request<v1::SteerRolloutRequest>,
+    ) -> Result<Response<v1::SteerRolloutResponse>, Status> {
+        rollouts::steer(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {

@@ -55,7 +55,7 @@ fn draft_steer(
     group: Option<&Name>,
     action: Action,
 ) -> Result<(Vec<Name>, u64), CoordinatorError> {
-    let released = if action == Action::Resume { draft.release_held(group) } else { 0 };
+    let released = if action == Action::Resume { draft.release_held() } else { 0 };
     let groups: Vec<(Name, RolloutPolicy)> = draft
         .fleet()
         .groups
@@ -70,7 +70,9 @@ fn draft_steer(
             Action::Pause => rollout.pause(),
             Action::Resume => rollout.resume(),
             Action::Abort => rollout.abort(&staging::crew(draft.now(), &shared.lines, &policy, &name)),
-            Action::Unspecified => return Err(CoordinatorError::Refused("the request lacks `action`".into())),
+            Action::Unspecified => {
+                return Err(CoordinatorError::Refused("the request lacks `action`".into()));
+            }
         };
         match done {
             Ok(()) => {

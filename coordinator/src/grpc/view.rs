@@ -1,11 +1,14 @@
 //! What operators are shown, as wire messages.
 
-use secateur_common::{FleetSpec, VariantId};
-use secateur_plan::{Measurement, Plan, Rung};
+use std::collections::BTreeMap;
+
+use secateur_common::{DeviceId, FleetSpec, VariantId};
+use secateur_plan::{Assignment, Measurement, Plan, Rung};
 use secateur_proto::{labels_to_wire, v1};
 
 use crate::catalog::ModelRecord;
 use crate::draft::moves;
+use crate::forecast::Forecast;
 use crate::inventory::DeviceRecord;
 use crate::state::{PlanRecord, State};
 
@@ -49,6 +52,7 @@ pub(super) fn device(state: &State, connected: bool, device: &DeviceRecord) -> v
     wire.reason = assignment.reason.to_string();
     wire.assigned = assignment.variant.map(bytes).unwrap_or_default();
     wire.assigned_generation = assignment.generation.0;
+    wire.trial = assignment.trial.as_ref().map_or(0, |trial| trial.rollout);
     let Some(ladder) = assignment.model.as_ref().and_then(|model| state.ladder(model)) else { return wire };
     wire.met = device.met(assignment, ladder);
     if let Some((index, rung)) = assignment.variant.and_then(|variant| ladder.find(variant)) {
@@ -90,7 +94,11 @@ pub(super) fn plan(state: &State, head: &PlanRecord, plan: &Plan) -> v1::Plan {
 }
 
 /// What applying `fleet` changes, a line each: groups, then devices that move.
-pub(super) fn changes(state: &State, fleet: &FleetSpec, next: &Plan) -> Vec<String> {
+pub(super) fn changes(
+    state: &State,
+    fleet: &FleetSpec,
+    next: &BTreeMap<DeviceId, Assignment>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     for group in &fleet.groups {
         match state.fleet.groups.iter().find(|old| old.name == group.name) {
@@ -102,13 +110,25 @@ pub(super) fn changes(state: &State, fleet: &FleetSpec, next: &Plan) -> Vec<Stri
     let gone =
         state.fleet.groups.iter().filter(|old| fleet.groups.iter().all(|group| group.name != old.name));
     lines.extend(gone.map(|old| format!("- group {}", old.name)));
-    for (id, assignment) in &next.assignments {
+    for (id, assignment) in next {
         if moves(state.assignment(*id), assignment) {
             let name = state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default();
             lines.push(format!("> device {name}: {}", assignment.reason));
         }
     }
     lines
+}
+
+pub(super) fn forecast(forecast: Forecast) -> v1::Forecast {
+    let Forecast { devices, waiting, update_bytes, known, accuracy } = forecast;
+    v1::Forecast {
+        devices,
+        waiting,
+        update_bytes,
+        devices_with_accuracy: known,
+        accuracy_before: accuracy.0,
+        accuracy_after: accuracy.1,
+    }
 }
 
 /// A peer's text, short enough to be repeated to it.

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use secateur_common::{Digest, FleetSpec, ModelName, VariantId};
+use secateur_common::{Digest, FleetSpec, ModelName, Name, VariantId};
+use secateur_plan::rollout::Rollout;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,14 @@ impl Record for Undo {
     }
 }
 
+impl Record for Rollout {
+    const KIND: &'static str = "rollout";
+    const PREFIX: &'static [u8] = b"o/";
+    fn key(&self) -> Vec<u8> {
+        self.group.as_str().as_bytes().to_vec()
+    }
+}
+
 impl Record for FleetSpec {
     const KIND: &'static str = "fleet";
     const PREFIX: &'static [u8] = b"f/";
@@ -97,6 +106,11 @@ pub(crate) fn put<R: Record>(record: &R) -> Change {
 /// The change that removes the model `name`.
 pub(crate) fn delete_model(name: &ModelName) -> Change {
     Change::Delete([ModelRecord::PREFIX, name.as_str().as_bytes()].concat())
+}
+
+/// The change that forgets the rollouts of `group`.
+pub(crate) fn delete_rollout(group: &Name) -> Change {
+    Change::Delete([Rollout::PREFIX, group.as_str().as_bytes()].concat())
 }
 
 /// All records of a kind, in the order of their keys.

@@ -197,16 +197,22 @@ impl Rollout {
         ready.iter().take(room).map(|standing| standing.device).collect()
     }
 
-    /// Whether all that are to be on trial in this stage and are connected have been judged, and at least one has.
+    /// Whether as many devices are on trial as this stage asks for, or all that are connected, and have been judged.
     fn passed(&self, policy: &RolloutPolicy, crew: &[Standing]) -> bool {
         let tried: Vec<(&Standing, &Tried)> = crew.iter().filter_map(|s| Some((s, s.tried()?))).collect();
         let waiting = crew.iter().filter(|standing| standing.waits());
+        if tried.is_empty() {
+            return waiting.count() == 0; // they have left the group
+        }
         let full = tried.len() >= self.target(policy, tried.len() + waiting.clone().count());
         let nobody_left = !waiting.clone().any(|standing| standing.connected);
-        let judged = |(standing, tried): &(&Standing, &Tried)| tried.judged || !standing.connected;
-        (full || nobody_left)
-            && tried.iter().all(judged)
-            && (tried.iter().any(|(_, tried)| tried.judged) || (tried.is_empty() && waiting.count() == 0))
+        let awaited = tried.iter().any(|(standing, tried)| standing.connected && !tried.judged);
+        // Those that fell silent with it may have failed by it; one that is away and has not got it yet has not.
+        let arrived = tried.iter().filter(|(_, tried)| tried.arrived);
+        let silent = arrived.clone().filter(|(_, tried)| !tried.judged).count();
+        let judged = tried.iter().any(|(_, tried)| tried.judged);
+        let bearable = silent as f64 <= policy.judge.max_failures.get() * arrived.count() as f64;
+        (full || nobody_left) && judged && !awaited && bearable
     }
 
     fn next_stage(&mut self, policy: &RolloutPolicy, crew: &[Standing]) {
