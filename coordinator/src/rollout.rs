@@ -48,11 +48,11 @@ pub(crate) struct Means {
 
 /// What decides a device's means.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Case {
-    variant: VariantId,
-    generation: Generation,
+pub(crate) struct Case {
+    pub(crate) variant: VariantId,
+    pub(crate) generation: Generation,
     /// None where it holds the variant.
-    bases: Option<Vec<VariantId>>,
+    pub(crate) bases: Option<Vec<VariantId>>,
 }
 
 /// Means that were found lately: devices of one kind are told one after the other.
@@ -104,7 +104,8 @@ pub(crate) async fn directive(
     Ok(Some(Directive { generation: case.generation, model, variant: case.variant, means }))
 }
 
-fn wanted(state: &State, id: DeviceId) -> Option<(ModelName, Case)> {
+/// The model, and what decides how the device comes to its variant; none where it has nothing to do.
+pub(crate) fn wanted(state: &State, id: DeviceId) -> Option<(ModelName, Case)> {
     let (assignment, device) = (state.assignment(id)?, state.devices.get(&id)?);
     let (variant, model, generation) =
         (assignment.variant?, assignment.model.clone()?, assignment.generation);

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use secateur_cli::client::{Client, Device, NewModel, Rollout, Steer};
-use secateur_common::{FleetSpec, GroupSpec, JudgePolicy, Metric, RolloutPolicy};
+use secateur_common::{FleetSpec, GroupSpec, JudgePolicy, RolloutPolicy};
 use secateur_model::onnx;
 use secateur_tests::fleet::{Fleet, failure, lenet5};
 
-const LADDER: &[f64] = &[0.5];
+/// The dense models are enough to be told apart.
+const LADDER: &[f64] = &[];
 const LIMIT: Duration = Duration::from_secs(180);
 const DEVICES: usize = 6;
 
@@ -20,9 +21,9 @@ fn changed(name: &str, change: impl Fn(&mut [f32])) -> anyhow::Result<NewModel> 
     Ok(NewModel { name: name.parse()?, onnx: onnx::write(&graph), ..model })
 }
 
-/// Every device at half the MACs of `model`, in stages.
+/// Every device runs `model`, in stages.
 fn policy(model: &str) -> anyhow::Result<FleetSpec> {
-    let mut group = GroupSpec {
+    let group = GroupSpec {
         name: "all".parse()?,
         selector: Default::default(),
         model: model.parse()?,
@@ -37,7 +38,6 @@ fn policy(model: &str) -> anyhow::Result<FleetSpec> {
             ..RolloutPolicy::default()
         }),
     };
-    group.budget.set(Metric::Macs, Some(Metric::Macs.parse("50%")?));
     Ok(FleetSpec { groups: vec![group], rollout: None })
 }
 
@@ -102,7 +102,7 @@ async fn a_good_model_reaches_all_and_a_bad_one_goes_back_from_the_canary() -> a
     let (seen, back) = stages(&mut client, "rolled_back").await?;
     assert!(seen.iter().all(|stage| !stage.starts_with("wave")), "{seen:?}");
     assert!(back.fault.contains("accuracy fell"), "{}", back.fault);
-    assert_eq!((back.number, back.on_trial), (2, 0));
+    assert_eq!((back.number, back.on_trial), (2, 1), "one device was on trial");
 
     let after = fleet.wait_for("all run the good model again", LIMIT, run("good")).await?;
     let moved: Vec<(&Device, &Device)> =

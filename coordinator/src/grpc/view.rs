@@ -1,8 +1,8 @@
 //! What operators are shown, as wire messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use secateur_common::{DeviceId, FleetSpec, VariantId};
+use secateur_common::{DeviceId, FleetSpec, Name, VariantId};
 use secateur_plan::{Assignment, Measurement, Plan, Rung};
 use secateur_proto::{labels_to_wire, v1};
 
@@ -110,6 +110,10 @@ pub(super) fn changes(
     let gone =
         state.fleet.groups.iter().filter(|old| fleet.groups.iter().all(|group| group.name != old.name));
     lines.extend(gone.map(|old| format!("- group {}", old.name)));
+    let labels = state.devices.values().map(|device| &device.view.labels);
+    let used: BTreeSet<&Name> = labels.filter_map(|labels| Some(&fleet.group_of(labels)?.name)).collect();
+    let empty = fleet.groups.iter().filter(|group| !used.contains(&group.name));
+    lines.extend(empty.map(|group| format!("! group {}: no device carries its labels yet", group.name)));
     for (id, assignment) in next {
         if moves(state.assignment(*id), assignment) {
             let name = state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default();
