@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use secateur_common::{DeviceId, FleetSpec, ModelName, Name};
+use secateur_common::{DeviceId, FleetSpec, ModelName, Name, VariantId};
 use secateur_plan::rollout::Rollout;
-use secateur_plan::{Assignment, Reason, RungRequest, assign, faults};
+use secateur_plan::{Assignment, DeviceView, Reason, RungRequest, assign, faults, pruning_is_to_blame};
 
 use crate::CoordinatorError;
 use crate::catalog::ModelRecord;
@@ -255,7 +255,14 @@ impl<'s> Draft<'s> {
     fn wanted(&mut self, id: DeviceId) -> Option<Assignment> {
         let (device, parent) = (self.device(id)?, self.parent(id));
         let ladder = |model: &ModelName| self.model(model).map(|model| &model.ladder);
-        let (assignment, request) = assign(self.fleet(), &device.view, ladder, parent.as_ref());
+        let plan = |device: &DeviceView| assign(self.fleet(), device, ladder, parent.as_ref());
+        let (mut assignment, mut request) = plan(&device.view);
+        if assignment.reason.is_drift()
+            && let Some(variant) = assignment.variant
+            && self.pruning_is_to_blame(&assignment, variant)
+        {
+            (assignment, request) = plan(&device.view.blaming(variant));
+        }
         for fault in faults(&assignment, parent.as_ref(), ladder) {
             tracing::error!(%id, fault, "the plan has a defect");
         }
@@ -269,6 +276,17 @@ impl<'s> Draft<'s> {
     pub(crate) fn assigned(self) -> BTreeMap<DeviceId, Assignment> {
         let changed = self.next.assigned.into_iter();
         changed.map(|(id, assigned)| (id, assigned.assignment)).collect()
+    }
+
+    /// Whether devices of the group that run less pruned variants do not drift with the one of `assignment`.
+    fn pruning_is_to_blame(&self, assignment: &Assignment, variant: VariantId) -> bool {
+        let model = assignment.model.as_ref().and_then(|model| self.model(model));
+        let (Some(model), Some(group)) = (model, &assignment.group) else { return false };
+        let others = self
+            .now
+            .members(group)
+            .filter_map(|other| Some((&self.device(other.device)?.view, other.assignment.variant?)));
+        pruning_is_to_blame(&model.ladder, variant, others)
     }
 
     /// What was drafted, and the rungs that the plan asks for.

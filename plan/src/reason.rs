@@ -64,7 +64,8 @@ impl Reason {
         matches!(self, Self::Moved(_) | Self::BudgetChanged(_))
     }
 
-    pub(crate) fn is_drift(&self) -> bool {
+    /// Whether the device's data has changed.
+    pub fn is_drift(&self) -> bool {
         matches!(self, Self::Drift { .. })
     }
 }
