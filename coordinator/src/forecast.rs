@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use secateur_common::{DeviceId, FleetSpec, VariantId};
+use secateur_common::{DeviceId, FleetSpec, Generation, VariantId};
 use secateur_plan::Assignment;
 
-use crate::CoordinatorError;
 use crate::draft::{Draft, moves};
 use crate::shared::Shared;
 use crate::state::State;
@@ -14,7 +13,8 @@ use crate::state::State;
 pub(crate) struct Outlook {
     /// Assignments that change at once.
     pub(crate) next: BTreeMap<DeviceId, Assignment>,
-    pub(crate) forecast: Forecast,
+    forecast: Forecast,
+    cases: Cases,
 }
 
 /// What it comes to once every device has moved.
@@ -35,24 +35,31 @@ pub(crate) struct Forecast {
 /// What brings devices that hold the same to the same variant, and how many there are.
 type Cases = BTreeMap<(Vec<VariantId>, VariantId), u64>;
 
-/// The outlook of `fleet`. Slow where updates must be encoded to know their size.
-pub(crate) fn outlook(shared: &Shared, fleet: &FleetSpec) -> Result<Outlook, CoordinatorError> {
-    let (next, mut forecast, cases) = {
-        let state = shared.state();
-        let next = drafted(shared, &state, fleet.clone());
-        let mut at_once = fleet.clone();
-        at_once.rollout = None;
-        at_once.groups.iter_mut().for_each(|group| group.rollout = None);
-        let last = drafted(shared, &state, at_once);
-        let (forecast, cases) = compare(&state, &next, &last);
-        (next, forecast, cases)
-    };
-    for ((bases, variant), devices) in cases {
-        // Sizes do not depend on the generation.
-        let update = shared.updates.make(&shared.store, &bases, variant, secateur_common::Generation(1))?;
-        forecast.update_bytes += update.bytes.len() as u64 * devices;
+/// The outlook of `fleet`.
+pub(crate) fn outlook(shared: &Shared, fleet: &FleetSpec) -> Outlook {
+    let state = shared.state();
+    let next = drafted(shared, &state, fleet.clone());
+    let mut at_once = fleet.clone();
+    at_once.rollout = None;
+    at_once.groups.iter_mut().for_each(|group| group.rollout = None);
+    let last = if at_once == *fleet { next.clone() } else { drafted(shared, &state, at_once) };
+    let (forecast, cases) = compare(&state, &next, &last);
+    Outlook { next, forecast, cases }
+}
+
+impl Outlook {
+    /// What it comes to. Slow where updates must be encoded to know their size; devices are then told the sooner.
+    pub(crate) fn forecast(self, shared: &Shared) -> Forecast {
+        let mut forecast = self.forecast;
+        for ((bases, variant), devices) in self.cases {
+            // Sizes do not depend on the generation.
+            match shared.updates.make(&shared.store, &bases, variant, Generation(1)) {
+                Ok(update) => forecast.update_bytes += update.bytes.len() as u64 * devices,
+                Err(error) => tracing::error!(%variant, %error, "an update is missing in the forecast"),
+            }
+        }
+        forecast
     }
-    Ok(Outlook { next, forecast })
 }
 
 fn drafted(shared: &Shared, state: &State, fleet: FleetSpec) -> BTreeMap<DeviceId, Assignment> {

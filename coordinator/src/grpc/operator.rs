@@ -110,11 +110,11 @@ impl v1::operator_server::Operator for Service {
         let asked = fleet.clone();
         let looked = tokio::task::spawn_blocking(move || {
             models_exist(&asked, |model| shared.state().models.contains_key(model))?;
-            let outlook = outlook(&shared, &asked)?;
-            Ok((view::changes(&shared.state(), &asked, &outlook.next), outlook.forecast))
+            let outlook = outlook(&shared, &asked);
+            Ok((view::changes(&shared.state(), &asked, &outlook.next), outlook))
         });
         let looked = looked.await.map_err(|error| Status::internal(error.to_string()))?;
-        let (changes, forecast) = looked.map_err(status_of)?;
+        let (changes, outlook) = looked.map_err(status_of)?;
         if !request.dry_run {
             // It is planned with the change, so that who asks next sees the plan.
             let applied = self.shared.orders.change(move |draft| {
@@ -125,6 +125,9 @@ impl v1::operator_server::Operator for Service {
             applied.await.map_err(status_of)?;
         }
         let plan = self.shared.state().plan().id;
+        let shared = self.shared.clone();
+        let forecast = tokio::task::spawn_blocking(move || outlook.forecast(&shared)).await;
+        let forecast = forecast.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(v1::ApplyResponse { changes, plan, forecast: Some(view::forecast(forecast)) }))
     }
 

@@ -34,7 +34,13 @@ impl Rollout {
             return Assignment { trial: Some(Trial { rollout: self.number, before }), ..wanted };
         }
         match current {
-            Some((_, current)) if current == variant => Assignment { trial, ..wanted },
+            // In force already: the group is new, or begins to stage its changes.
+            Some((_, current)) if current == variant => {
+                if before.is_some_and(|before| before.trial.is_none()) {
+                    self.prove(&model, variant);
+                }
+                Assignment { trial, ..wanted }
+            }
             None if !on_trial_now && !policy.first_install => {
                 self.prove(&model, variant);
                 wanted
