@@ -157,8 +157,8 @@ impl<'s> Draft<'s> {
 
     /// Lets devices move that are ahead of the store; how many.
     pub(crate) fn release_held(&mut self) -> u64 {
-        let held = |assigned: &&Box<Assigned>| assigned.assignment.reason == Reason::Restored;
-        let held: Vec<DeviceId> = self.now.assigned.values().filter(held).map(|held| held.device).collect();
+        let held = self.now.assigned.values().filter(|held| held.assignment.reason == Reason::Restored);
+        let held: Vec<DeviceId> = held.map(|held| held.device).collect();
         self.due.extend(&held);
         self.held_released = true;
         held.len() as u64

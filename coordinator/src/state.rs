@@ -113,11 +113,11 @@ impl State {
 
     /// A device that goes back to a variant of `model` if its rollout is halted.
     pub(crate) fn goes_back_to(&self, model: &ModelName) -> Option<DeviceId> {
-        let back = |assigned: &&Box<Assigned>| {
+        let back = |assigned: &Assigned| {
             let before = assigned.assignment.trial.as_ref().and_then(|trial| trial.before.as_ref());
             before.is_some_and(|(before, _)| before == model)
         };
-        self.assigned.values().find(back).map(|assigned| assigned.device)
+        self.assigned.values().find(|assigned| back(assigned)).map(|assigned| assigned.device)
     }
 
     /// The model that has `variant` as a rung.

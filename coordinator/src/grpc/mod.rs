@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Status};
 
+use crate::draft::Draft;
 use crate::shared::{Clock, Shared};
 use crate::store::{Redb, Store};
 use crate::{Config, CoordinatorError, pruning, staging, writer};
@@ -94,7 +95,11 @@ pub async fn start_by(
             let (shared, shutdown) = (shared.clone(), shutdown.clone());
             async move {
                 // What was stored before a restart is planned anew.
-                shared.orders.change(|draft| Ok(draft.all_due())).await?;
+                let all = |draft: &mut Draft<'_>| {
+                    draft.all_due();
+                    Ok(())
+                };
+                shared.orders.change(all).await?;
                 pruning::run(shared, shutdown).await;
                 Ok(())
             }
