@@ -3,11 +3,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::kv::{Change, Kv, KvError, Pair, assert_within_cap};
 
 /// Pages that sled keeps in memory, bytes.
 const PAGE_CACHE_BYTES: u64 = 1 << 20;
+
+/// How long a lock may stay taken before another program is held to have it: sled's own threads keep it a moment longer
+/// than the handle lives, under load seconds.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// A sled database.
 pub(crate) struct SledKv(sled::Db);
@@ -25,8 +30,7 @@ pub(crate) enum OpenError {
 
 impl SledKv {
     pub(crate) fn open(folder: &Path) -> Result<Self, OpenError> {
-        let open = || sled::Config::new().path(folder).cache_capacity(PAGE_CACHE_BYTES).open();
-        match catch_unwind(AssertUnwindSafe(open)) {
+        match opened(folder) {
             Ok(Ok(db)) => Ok(Self(db)),
             Ok(Err(error @ (sled::Error::Corruption { .. } | sled::Error::ReportableBug(_)))) => {
                 Err(OpenError::Damaged(error.to_string()))
@@ -45,6 +49,25 @@ impl SledKv {
             Err(_) => Err(OpenError::Damaged("opening it panicked".into())),
         }
     }
+}
+
+/// What sled says, or that it panicked, once its lock is free or is held to be another program's.
+fn opened(folder: &Path) -> std::thread::Result<sled::Result<sled::Db>> {
+    let open = || sled::Config::new().path(folder).cache_capacity(PAGE_CACHE_BYTES).open();
+    let until = Instant::now() + LET_GO;
+    loop {
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Err(error)) if is_locked(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// sled tells a taken lock by its text only.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
 
 /// sled may panic where its file is damaged: then that is the error.

@@ -1,8 +1,5 @@
 //! What is held across restarts, power cuts at every write, and damage.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use secateur_common::{Digest, VariantId, caps};
 
 use super::kv::MemoryKv;
@@ -29,17 +26,6 @@ fn store(cache: &Cache, byte: u8) -> Result<()> {
     cache.hold(id(byte), b"manifest", ByteCount(200_000))
 }
 
-/// The cache in `path` once who had it lets go: sled's threads hold its lock a moment longer than its handle lives.
-fn reopened(path: &Path) -> Cache {
-    let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        match Cache::open(path) {
-            Err(CacheError::Open { .. }) if Instant::now() < end => std::thread::yield_now(),
-            opened => return opened.unwrap(),
-        }
-    }
-}
-
 fn whole(cache: &Cache, variant: VariantId) -> Vec<u8> {
     let held = cache.stored_bytes(variant).unwrap().expect("it is held");
     assert_eq!(cache.manifest(variant).unwrap(), b"manifest");
@@ -63,7 +49,7 @@ fn what_is_stored_is_held_across_a_restart() {
         cache.append_partial(Digest::of(b"u"), 100_000, &bytes_of(9)[100_000..]).unwrap();
         cache.flush().unwrap();
     }
-    let cache = reopened(&path);
+    let cache = Cache::open(&path).unwrap();
     let held = cache.held().unwrap();
     assert_eq!((held.active, held.accepted), (Some(active(3)), Generation(3)));
     assert_eq!(held.variants.into_iter().collect::<Vec<_>>(), [id(2), id(3)], "in force, and the one before");
@@ -120,13 +106,13 @@ fn a_damaged_cache_is_moved_aside_and_few_of_them_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
     for round in 1..=ASIDES + 2 {
-        let cache = reopened(&path);
+        let cache = Cache::open(&path).unwrap();
         assert!(cache.held().unwrap().active.is_none(), "it begins anew");
         cache.activate(&active(1)).unwrap();
         cache.apply(vec![Change::Put(record::key(ACTIVE), b"\x01junk{}".to_vec())]).unwrap();
         cache.flush().unwrap();
         drop(cache);
-        drop(reopened(&path));
+        drop(Cache::open(&path).unwrap());
         let asides = (1..10).filter(|n| path.with_extension(format!("corrupt-{n}")).exists()).count();
         assert_eq!(asides, round.min(ASIDES));
     }
@@ -198,7 +184,7 @@ fn a_damaged_directory_is_used_whole_or_moved_aside() {
         cache.activate(&active(3)).unwrap();
         assert_eq!(whole(&cache, id(3)), bytes_of(3), "round {round}");
         drop(cache);
-        assert_eq!(reopened(&path).held().unwrap().active, Some(active(3)), "round {round}");
+        assert_eq!(Cache::open(&path).unwrap().held().unwrap().active, Some(active(3)), "round {round}");
     }
     println!("{whole_again} whole, {damaged} without the variant, {aside} moved aside");
     assert!(whole_again > 0 && aside > 0);
