@@ -13,6 +13,7 @@ pub mod link;
 mod offline;
 mod operator;
 pub mod output;
+pub mod plot;
 mod progress;
 mod signal;
 
@@ -73,7 +74,7 @@ enum Command {
         #[command(flatten)]
         at: Coordinator,
         #[command(subcommand)]
-        command: operator::DeviceCommand,
+        command: operator::device::DeviceCommand,
     },
     /// Show plans and what they changed
     Plan {
@@ -81,6 +82,13 @@ enum Command {
         at: Coordinator,
         #[command(subcommand)]
         command: operator::PlanCommand,
+    },
+    /// Show, pause, resume and abort rollouts
+    Rollout {
+        #[command(flatten)]
+        at: Coordinator,
+        #[command(subcommand)]
+        command: operator::rollout::RolloutCommand,
     },
     /// The coordinator at a glance
     Status {
@@ -178,8 +186,9 @@ fn run(cli: Cli) -> Outcome {
         Command::Update(command) => offline::update::main(&command, output),
         Command::Model { at, command } => wait_for(operator::model(command, &at, output)),
         Command::Apply(args) => wait_for(operator::apply(args, output)),
-        Command::Device { at, command } => wait_for(operator::device(command, &at, output)),
+        Command::Device { at, command } => wait_for(operator::device::main(command, &at, output)),
         Command::Plan { at, command } => wait_for(operator::plan(command, &at, output)),
+        Command::Rollout { at, command } => wait_for(operator::rollout::main(command, &at, output)),
         Command::Status { at } => wait_for(operator::status(&at, output)),
         Command::Link(args) => wait_for(link::main(args, |address| {
             output.print(&serde_json::json!({ "listening": address }), || format!("listening on {address}"))

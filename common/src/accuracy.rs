@@ -17,6 +17,14 @@ impl Accuracy {
         if self.samples == 0 { 0.0 } else { self.correct as f64 / self.samples as f64 }
     }
 
+    /// Variance of the share of correct answers. Two added answers (Agresti and Caffo 2000) keep a perfect score on few
+    /// samples from passing for certain knowledge.
+    pub fn variance(&self) -> f64 {
+        let n = self.samples as f64 + 2.0;
+        let p = (self.correct as f64 + 1.0) / n;
+        p * (1.0 - p) / n
+    }
+
     /// The Wilson score interval at 95 % (Wilson 1927), as `(low, high)`; `(0, 1)` where nothing was evaluated.
     pub fn interval(&self) -> (f64, f64) {
         if self.samples == 0 {

@@ -35,6 +35,10 @@ pub const GRAPH_NAME_BYTES: usize = 1024;
 pub const LABELS: usize = 64;
 /// Groups of a fleet, at most.
 pub const GROUPS: usize = 1024;
+/// Waves of a rollout, at most.
+pub const WAVES: usize = 32;
+/// Variants of a model that a group remembers as proven or refused, at most; of more, the first are staged again.
+pub const VERDICTS: usize = 256;
 /// Devices of one coordinator, at most.
 pub const DEVICES: usize = 100_000;
 /// Models of one coordinator, at most.

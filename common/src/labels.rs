@@ -85,6 +85,12 @@ impl Selector {
     pub fn specificity(&self) -> usize {
         self.0.0.len()
     }
+
+    /// Whether a device can match both selectors while neither is more specific.
+    pub fn ties_with(&self, other: &Self) -> bool {
+        let agree = |(key, value): (&str, &str)| other.0.get(key).is_none_or(|asked| asked == value);
+        self.specificity() == other.specificity() && self.0.iter().all(agree)
+    }
 }
 
 #[cfg(test)]

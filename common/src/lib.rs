@@ -15,6 +15,7 @@ mod labels;
 pub mod ledger;
 mod probe;
 mod report;
+mod rollout;
 mod units;
 
 pub use accuracy::Accuracy;
@@ -27,4 +28,5 @@ pub use labels::{Labels, Selector};
 pub use ledger::{Cause, Ledger};
 pub use probe::probe_input;
 pub use report::{DeviceMemory, Heard, LatencySummary, Report};
+pub use rollout::{JudgePolicy, Portion, RolloutPolicy, Share, Window};
 pub use units::{ByteCount, MacCount, Micros, ParseError};

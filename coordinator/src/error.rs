@@ -1,5 +1,7 @@
 //! What can go wrong in the coordinator, by who is to mend it.
 
+use std::sync::Arc;
+
 use crate::store::StoreError;
 
 /// A failure of a request or of the program.
@@ -15,7 +17,7 @@ pub enum CoordinatorError {
     #[error("{0}")]
     Refused(String),
     #[error("the store failed")]
-    Store(#[from] StoreError),
+    Store(#[from] Arc<StoreError>),
     #[error("cannot listen on {address}")]
     Listen { address: std::net::SocketAddr, source: std::io::Error },
     #[error("cannot write {path}")]
@@ -28,5 +30,11 @@ impl CoordinatorError {
     /// A request that names or carries something bad.
     pub(crate) fn bad(what: impl ToString, problem: impl ToString) -> Self {
         Self::Bad { what: what.to_string(), problem: problem.to_string() }
+    }
+}
+
+impl From<StoreError> for CoordinatorError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
     }
 }

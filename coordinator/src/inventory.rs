@@ -1,13 +1,13 @@
 //! Devices as they were last heard: what they hold, run and measured.
 
-use secateur_common::{ByteCount, Generation, Heard, Labels, Ledger, Metric, Name, Report, VariantId, caps};
+use secateur_common::{
+    ByteCount, DeviceId, Generation, Heard, Labels, Ledger, Metric, Name, Report, VariantId,
+};
 use secateur_plan::{Assignment, DeviceView, Ladder, Measurement};
 use serde::{Deserialize, Serialize};
 
 /// Variants of which a device's measurements are kept.
 const MEASURED: usize = 16;
-/// Lines of history kept a device.
-const HISTORY: usize = 20;
 
 /// One device.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub(crate) struct DeviceRecord {
     pub(crate) active: Option<(VariantId, Generation)>,
     /// The newest generation it accepted.
     pub(crate) accepted: Generation,
+    /// The newest generation that it could not activate.
+    #[serde(default)]
+    pub(crate) failed: Option<Generation>,
     /// Its newest report.
     pub(crate) newest: Option<Heard>,
     /// The update that led to what it runs.
@@ -33,8 +36,16 @@ pub(crate) struct DeviceRecord {
     pub(crate) sent: Ledger,
     /// When it was last heard, seconds since the Unix epoch.
     pub(crate) heard_unix_s: u64,
-    /// Its last moves and failures, newest first.
-    pub(crate) history: Vec<String>,
+}
+
+/// What a device says when it connects.
+#[derive(Clone, Debug)]
+pub(crate) struct Hello {
+    pub(crate) name: Name,
+    pub(crate) labels: Labels,
+    pub(crate) held: Vec<VariantId>,
+    pub(crate) active: Option<(VariantId, Generation)>,
+    pub(crate) accepted: Generation,
 }
 
 /// An update that a device activated.
@@ -47,31 +58,27 @@ pub(crate) struct Shipped {
 }
 
 impl DeviceRecord {
-    pub(crate) fn new(name: Name, view: DeviceView) -> Self {
+    /// A device of which nothing is known yet.
+    pub(crate) fn new(id: DeviceId, name: Name) -> Self {
+        let view = DeviceView { id, labels: Labels::default(), measured: Vec::new() };
         Self {
             name,
             view,
             held: Vec::new(),
             active: None,
             accepted: Generation(0),
+            failed: None,
             newest: None,
             shipped: None,
             served: ByteCount(0),
             sent: Ledger::default(),
             heard_unix_s: 0,
-            history: Vec::new(),
         }
     }
 
     /// What the device said when it connected.
-    pub(crate) fn hello(
-        &mut self,
-        name: Name,
-        labels: Labels,
-        held: Vec<VariantId>,
-        active: Option<(VariantId, Generation)>,
-        accepted: Generation,
-    ) {
+    pub(crate) fn hello(&mut self, hello: Hello) {
+        let Hello { name, labels, held, active, accepted } = hello;
         (self.name, self.view.labels) = (name, labels);
         (self.held, self.active, self.accepted) = (held, active, accepted);
     }
@@ -94,16 +101,6 @@ impl DeviceRecord {
         }
         self.newest = Some(Heard { at_unix_s, report });
         true
-    }
-
-    /// Writes a line into the history.
-    pub(crate) fn note(&mut self, line: String) {
-        let mut line = line;
-        line.truncate(
-            (0..=line.len().min(caps::TEXT_BYTES)).rev().find(|&at| line.is_char_boundary(at)).unwrap_or(0),
-        );
-        self.history.insert(0, line);
-        self.history.truncate(HISTORY);
     }
 
     /// The newest report, if it is of what the device should run.

@@ -10,14 +10,21 @@
 mod catalog;
 pub mod cli;
 mod config;
+mod draft;
 mod error;
 mod families;
+mod forecast;
 mod grpc;
 mod inventory;
+mod lines;
+mod pruning;
 mod rollout;
 mod shared;
+mod staging;
+mod state;
 pub mod store;
 mod updates;
+mod writer;
 
 pub use catalog::{affords, settled};
 pub use config::Config;

@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod drift;
 mod ladder;
 mod observe;
 mod planner;
 mod reason;
+pub mod rollout;
 
+pub use drift::pruning_is_to_blame;
 pub use ladder::{Ladder, Rung};
 pub use observe::{DeviceView, Measurement};
-pub use planner::{Assignment, Plan, Planned, RungRequest, lint, plan};
+pub use planner::{Assignment, Plan, Planned, RungRequest, assign, faults, lint, plan};
 pub use reason::Reason;

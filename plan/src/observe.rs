@@ -1,6 +1,8 @@
 //! What is known of a device: what it measured, and what follows for variants that it has not run.
 
-use secateur_common::{Accuracy, Budget, BudgetSpec, DeviceId, Labels, Metric, Micros, Report, VariantId};
+use secateur_common::{
+    Accuracy, Budget, BudgetSpec, DeviceId, Generation, Labels, Metric, Micros, Report, VariantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Ladder, Rung};
@@ -16,6 +18,15 @@ pub struct Measurement {
     pub model_bytes: u64,
     /// Accuracy of the newest report.
     pub accuracy: Accuracy,
+    /// The generation in force in the newest report.
+    #[serde(default)]
+    pub generation: Generation,
+    /// Reports in that generation.
+    #[serde(default)]
+    pub reports: u64,
+    /// Accuracy of the first of them that has one.
+    #[serde(default)]
+    pub first: Accuracy,
 }
 
 impl Measurement {
@@ -31,8 +42,15 @@ impl Measurement {
         }
         self.memory_bytes = report.memory.inference_peak.get();
         self.model_bytes = report.model_bytes.get();
+        if report.generation != self.generation {
+            (self.generation, self.reports, self.first) = (report.generation, 0, Accuracy::default());
+        }
+        self.reports += 1;
         if report.accuracy.samples > 0 {
             self.accuracy = report.accuracy;
+            if self.first.samples == 0 {
+                self.first = report.accuracy;
+            }
         }
     }
 
@@ -41,6 +59,22 @@ impl Measurement {
     pub fn latency_us(&self) -> Option<f64> {
         let newest = self.p95.iter().rev().take(2);
         newest.map(|p95| p95.get() as f64).reduce(f64::min)
+    }
+
+    /// What the variant itself answers right on this device: its accuracy soon after activation. What it loses later
+    /// without a change of variant is drift.
+    pub fn own_accuracy(&self) -> Accuracy {
+        if self.first.samples > 0 { self.first } else { self.accuracy }
+    }
+
+    /// The accuracy soon after activation and now, where it fell by more than chance explains: four standard errors of
+    /// the difference of two shares.
+    pub fn drift(&self) -> Option<(f64, f64)> {
+        const ERRORS: f64 = 4.0;
+        let (first, now) = (self.first, self.accuracy);
+        let error = (first.variance() + now.variance()).sqrt();
+        let fell = first.samples > 0 && first.value() - now.value() > ERRORS * error;
+        fell.then(|| (first.value(), now.value()))
     }
 
     /// Whether a latency is confirmed by a second report.
@@ -82,7 +116,7 @@ impl DeviceView {
             Metric::LatencyP95 => measurement.latency_us(),
             Metric::PeakMemoryBytes => Some(measurement.memory_bytes as f64).filter(|&bytes| bytes > 0.0),
             Metric::ModelBytes => Some(measurement.model_bytes as f64).filter(|&bytes| bytes > 0.0),
-            Metric::AccuracyMin => Some(measurement.accuracy)
+            Metric::AccuracyMin => Some(measurement.own_accuracy())
                 .filter(|accuracy| accuracy.samples > 0)
                 .map(|accuracy| accuracy.value()),
             _ => None,

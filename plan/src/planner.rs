@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use secateur_common::{
-    Budget, DeviceId, FleetSpec, Generation, GroupSpec, Metric, ModelName, Name, VariantId, Violation,
+    Budget, DeviceId, FleetSpec, Generation, GroupSpec, Metric, ModelName, Name, VariantId,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceView, Ladder, Reason, Rung, choose};
+use crate::rollout::Trial;
+use crate::{DeviceView, Ladder, Measurement, Reason, Rung, choose};
 
 /// What one device should run, and why.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -26,17 +27,19 @@ pub struct Assignment {
     pub feasible: bool,
     /// Why.
     pub reason: Reason,
+    /// Present while the device runs what a rollout has on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 /// An immutable, complete set of assignments.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Plan {
     /// Each plan has a number of its own, rising.
     pub id: u64,
     /// The plan that this one replaced; 0 for none.
     pub parent: u64,
     /// One assignment for each known device.
-    #[serde(with = "entries")]
     pub assignments: BTreeMap<DeviceId, Assignment>,
 }
 
@@ -58,7 +61,7 @@ pub struct Planned {
     pub requests: Vec<RungRequest>,
 }
 
-/// Plans for all `devices`.
+/// Plans for all `devices`: each by itself, with [`assign`].
 pub fn plan(
     policy: &FleetSpec,
     devices: &[DeviceView],
@@ -71,7 +74,7 @@ pub fn plan(
     };
     for device in devices {
         let before = parent.assignments.get(&device.id);
-        let (assignment, request) = assign(policy, device, ladders, before);
+        let (assignment, request) = assign(policy, device, |model| ladders.get(model), before);
         if let Some(request) = request.filter(|request| !planned.requests.contains(request)) {
             planned.requests.push(request);
         }
@@ -80,12 +83,17 @@ pub fn plan(
     planned
 }
 
-fn assign(
+/// Plans for one device, which no other device has a say in: what it should run, and the rung that would serve it better.
+/// `ladder` gives the ladder of a model; `before` is what the parent plan assigned to the device.
+pub fn assign<'l>(
     policy: &FleetSpec,
     device: &DeviceView,
-    ladders: &BTreeMap<ModelName, Ladder>,
+    ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
     before: Option<&Assignment>,
 ) -> (Assignment, Option<RungRequest>) {
+    if let Some(held) = before.filter(|before| before.reason == Reason::Restored) {
+        return (held.clone(), None);
+    }
     let stay = |group: Option<&GroupSpec>, reason| Assignment {
         group: group.map(|group| group.name.clone()),
         model: before.and_then(|before| before.model.clone()),
@@ -94,9 +102,10 @@ fn assign(
         budget: Budget::default(),
         feasible: false,
         reason,
+        trial: None,
     };
     let Some(group) = policy.group_of(&device.labels) else { return (stay(None, Reason::NoGroup), None) };
-    let Some((ladder, dense)) = ladders.get(&group.model).and_then(|ladder| Some((ladder, ladder.dense()?)))
+    let Some((ladder, dense)) = ladder(&group.model).and_then(|ladder| Some((ladder, ladder.dense()?)))
     else {
         return (stay(Some(group), Reason::NoModel(group.model.clone())), None);
     };
@@ -117,12 +126,18 @@ fn assign(
         Ok(budget) => budget,
         Err(metric) => return (to(dense, &Budget::default(), Reason::AwaitingDense(metric)), None),
     };
-    let changed = before.is_some_and(|before| {
-        before.group.as_ref() != Some(&group.name) || limits_differ(&before.budget, &budget)
+    let changed = before.filter(|before| before.variant.is_some()).is_some_and(|before| {
+        before.group.as_ref() != Some(&group.name)
+            || before.model.as_ref() != Some(&group.model)
+            || limits_differ(&before.budget, &budget)
     });
     match choose::best(device, ladder, &budget, current) {
         Some(rung) => {
             let reason = why_moved(device, ladder, &budget, current, rung, changed.then_some(&group.name));
+            // Told once, with the figures of then: a drift that goes on makes no new plan at each report.
+            let told =
+                before.map(|before| &before.reason).filter(|told| told.is_drift() && reason.is_drift());
+            let reason = told.cloned().unwrap_or(reason);
             (to(rung, &budget, reason), None)
         }
         // One disturbed report, not yet confirmed by a second, moves nobody.
@@ -162,13 +177,14 @@ fn why_moved(
     chosen: &Rung,
     changed: Option<&Name>,
 ) -> Reason {
-    let Some(current) = current else { return Reason::First };
-    if current.variant == chosen.variant {
-        return Reason::Kept;
+    if current.is_some_and(|current| current.variant == chosen.variant) {
+        let drift = device.measurement(chosen.variant).and_then(Measurement::drift);
+        return drift.map_or(Reason::Kept, |(from, to)| Reason::Drift { from, to });
     }
     if let Some(group) = changed {
         return Reason::BudgetChanged(group.clone());
     }
+    let Some(current) = current else { return Reason::First };
     let broken = budget.violations(|metric| device.value(ladder, current, metric));
     broken.first().map_or(Reason::Improved, |violation| Reason::Moved(*violation))
 }
@@ -214,43 +230,33 @@ fn request(device: &DeviceView, ladder: &Ladder, budget: &Budget) -> Option<Budg
 
 /// What is wrong with a plan: every line is a defect of the planner.
 pub fn lint(planned: &Plan, parent: &Plan, ladders: &BTreeMap<ModelName, Ladder>) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (id, assignment) in &planned.assignments {
-        let before = parent.assignments.get(id);
-        let old = before.map_or(Generation(0), |before| before.generation);
-        let moved = before.and_then(|before| before.variant) != assignment.variant;
-        if assignment.generation < old || (moved && assignment.generation == old) {
-            faults.push(format!("{id}: generation {} after {old}", assignment.generation));
-        }
-        if moved && assignment.variant.is_none() {
-            faults.push(format!("{id}: what it had is taken away"));
-        }
-        let rung = assignment.model.as_ref().and_then(|model| ladders.get(model)?.find(assignment.variant?));
-        let (Some((_, rung)), true) = (rung, assignment.feasible && moved) else { continue };
-        let computed =
-            |metric: Metric| (metric != Metric::PeakMemoryBytes).then(|| rung.cost.metric(metric)).flatten();
-        for Violation { metric, .. } in assignment.budget.violations(computed) {
-            faults.push(format!("{id}: moved to a rung that breaks {metric}"));
-        }
-    }
-    faults
+    let of = |(id, assignment): (&DeviceId, _)| {
+        let faults = faults(assignment, parent.assignments.get(id), |model| ladders.get(model));
+        faults.into_iter().map(move |fault| format!("{id}: {fault}")).collect::<Vec<_>>()
+    };
+    planned.assignments.iter().flat_map(of).collect()
 }
 
-/// JSON maps need text keys; a list of pairs keeps the ids typed.
-mod entries {
-    use super::*;
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        map: &BTreeMap<DeviceId, Assignment>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        s.collect_seq(map)
+/// What is wrong with one assignment, given the one that it replaces.
+pub fn faults<'l>(
+    assignment: &Assignment,
+    before: Option<&Assignment>,
+    ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    let old = before.map_or(Generation(0), |before| before.generation);
+    let moved = before.and_then(|before| before.variant) != assignment.variant;
+    if assignment.generation < old || (moved && assignment.generation == old) {
+        faults.push(format!("generation {} after {old}", assignment.generation));
     }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<BTreeMap<DeviceId, Assignment>, D::Error> {
-        Ok(Vec::<(DeviceId, Assignment)>::deserialize(d)?.into_iter().collect())
+    if moved && assignment.variant.is_none() {
+        faults.push("what it had is taken away".to_owned());
     }
+    let rung = assignment.model.as_ref().and_then(|model| ladder(model)?.find(assignment.variant?));
+    let (Some((_, rung)), true) = (rung, assignment.feasible && moved) else { return faults };
+    let computed =
+        |metric: Metric| (metric != Metric::PeakMemoryBytes).then(|| rung.cost.metric(metric)).flatten();
+    let broken = assignment.budget.violations(computed);
+    faults.extend(broken.iter().map(|v| format!("moved to a rung that breaks {}", v.metric)));
+    faults
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use secateur_common::{Metric, ModelName, Name, Violation};
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::Fault;
+
 /// The reason of one assignment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,12 +34,39 @@ pub enum Reason {
         /// The limit that binds, with the best that was found.
         binding: Violation,
     },
+    /// The device's accuracy fell though its variant is the same: the data has changed, and pruning less would not help.
+    Drift {
+        /// Accuracy soon after activation, a share.
+        from: f64,
+        /// Accuracy now.
+        to: f64,
+    },
+    /// The device has accepted a newer generation than the store knows: the store is an older one, and the device keeps
+    /// what it has until an operator applies the fleet or resumes the rollout.
+    Restored,
+    /// A rollout has not come to this device yet.
+    Waiting {
+        /// The group.
+        group: Name,
+    },
+    /// What is planned for it was judged bad: the device has what it had before.
+    Halted {
+        /// The rollout's number in its group.
+        rollout: u64,
+        /// What was bad.
+        fault: Fault,
+    },
 }
 
 impl Reason {
     /// Whether this reason is a move that a measurement or a changed budget caused.
     pub fn is_reprune(&self) -> bool {
         matches!(self, Self::Moved(_) | Self::BudgetChanged(_))
+    }
+
+    /// Whether the device's data has changed.
+    pub fn is_drift(&self) -> bool {
+        matches!(self, Self::Drift { .. })
     }
 }
 
@@ -60,6 +89,22 @@ impl fmt::Display for Reason {
                 let word = if metric == Metric::AccuracyMin { "lower" } else { "raise" };
                 write!(f, "infeasible: {binding}; {word} it to {} or more", metric.show(binding.actual))?;
                 if metric == Metric::AccuracyMin { f.write_str(" (or loosen another limit)") } else { Ok(()) }
+            }
+            Self::Drift { from, to } => write!(
+                f,
+                "kept: drift, its accuracy fell from {:.1} % to {:.1} % with the same variant: the data has changed",
+                from * 100.0,
+                to * 100.0
+            ),
+            Self::Restored => f.write_str(
+                "held: the device is ahead of this coordinator's store, which was restored from a backup; \
+                 `secateur apply` or `secateur rollout resume` lets it move",
+            ),
+            Self::Waiting { group } => {
+                write!(f, "waiting: the rollout of group {group} has not come to it yet")
+            }
+            Self::Halted { rollout, fault } => {
+                write!(f, "held: rollout {rollout} was halted, {fault}; it has what it had before")
             }
         }
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use secateur_common::{
     Accuracy, Budget, BudgetSpec, ByteCount, Cost, DeviceMemory, Digest, FleetSpec, Generation, GroupSpec,
-    Labels, LatencySummary, Ledger, Limit, MacCount, Metric, Micros, ParseError, Report, Selector, VariantId,
-    caps,
+    Labels, LatencySummary, Ledger, Limit, MacCount, Metric, Micros, ParseError, Report, RolloutPolicy,
+    Selector, VariantId, caps,
 };
 
 use crate::v1;
@@ -184,8 +184,12 @@ impl From<&FleetSpec> for v1::FleetSpec {
             selector: labels_to_wire(&group.selector.0),
             model: group.model.to_string(),
             budget: Some((&group.budget).into()),
+            rollout: group.rollout.as_ref().map(Into::into),
         };
-        Self { groups: spec.groups.iter().map(group).collect() }
+        Self {
+            groups: spec.groups.iter().map(group).collect(),
+            rollout: spec.rollout.as_ref().map(Into::into),
+        }
     }
 }
 
@@ -202,9 +206,13 @@ impl TryFrom<&v1::FleetSpec> for FleetSpec {
                 selector: Selector(labels_from_wire(&wire.selector)?),
                 model: wire.model.parse()?,
                 budget: wire.budget.as_ref().map_or(Ok(BudgetSpec::default()), BudgetSpec::try_from)?,
+                rollout: wire.rollout.as_ref().map(RolloutPolicy::try_from).transpose()?,
             })
         };
-        let spec = Self { groups: wire.groups.iter().map(group).collect::<Result<_, _>>()? };
+        let spec = Self {
+            groups: wire.groups.iter().map(group).collect::<Result<_, _>>()?,
+            rollout: wire.rollout.as_ref().map(RolloutPolicy::try_from).transpose()?,
+        };
         spec.check()?;
         Ok(spec)
     }

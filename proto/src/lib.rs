@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod rollout;
 
 /// The generated types and services of package `secateur.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, rust_2018_idioms)]

@@ -161,7 +161,7 @@ impl Coordinator {
             operator: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data: folder.join("coordinator"),
             join_token: TOKEN.into(),
-            heartbeat_s: 1,
+            heartbeat_s: 5, // a loaded machine beats late
             max_nmse: 1e-3,
             ladder: ladder.to_vec(),
         };

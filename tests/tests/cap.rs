@@ -21,9 +21,10 @@ async fn a_cap_is_kept_and_an_update_takes_the_days_it_needs() -> anyhow::Result
         selector: Default::default(),
         model: "lenet5".parse()?,
         budget: Default::default(),
+        rollout: None,
     };
     group.budget.set(Metric::DownloadBytesPerDay, Some(Metric::DownloadBytesPerDay.parse("128KiB")?));
-    client.apply(&FleetSpec { groups: vec![group] }, false).await.map_err(failure)?;
+    client.apply(&FleetSpec { groups: vec![group], rollout: None }, false).await.map_err(failure)?;
     fleet.start_agent("one", "class=small", "shards/1.npz")?;
 
     let path = fleet.data("one").join("status.json");

@@ -16,11 +16,15 @@ fn policy() -> FleetSpec {
             selector: secateur_common::Selector(format!("class={name}").parse().expect("labels")),
             model: "lenet5".parse().expect("a name"),
             budget: Default::default(),
+            rollout: None,
         };
         group.budget.set(metric, Some(metric.parse(limit).expect("a limit")));
         group
     };
-    FleetSpec { groups: vec![group("half", Metric::Macs, "50%"), group("small", Metric::Macs, "25%")] }
+    FleetSpec {
+        groups: vec![group("half", Metric::Macs, "50%"), group("small", Metric::Macs, "25%")],
+        rollout: None,
+    }
 }
 
 fn settled(devices: &[Device]) -> bool {

@@ -117,8 +117,9 @@ async fn bad_peers_are_refused_and_nobody_else_notices() -> anyhow::Result<()> {
         selector: secateur_common::Selector("class=small".parse()?),
         model: "lenet5".parse()?,
         budget: Default::default(),
+        rollout: None,
     };
-    client.apply(&FleetSpec { groups: vec![group] }, false).await.map_err(failure)?;
+    client.apply(&FleetSpec { groups: vec![group], rollout: None }, false).await.map_err(failure)?;
     fleet.start_agent("one", "class=small", "shards/1.npz")?;
     let settled = |devices: &[secateur_cli::client::Device]| {
         devices.iter().any(|device| device.name == "one" && device.settled())

@@ -6,14 +6,17 @@ mod view;
 
 use std::time::Duration;
 
-use secateur_common::{FleetSpec, ModelName, caps};
+use secateur_common::{FleetSpec, ModelName, Name, caps};
 use secateur_proto::v1::{self, operator_client::OperatorClient};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status as Refusal};
 
 use crate::failure::{Failure, OrFail, Outcome};
 
-pub use view::{AccuracyView, Device, Model, Plan, PlanStep, Rung, Status, budget_by_name};
+pub use view::{
+    AccuracyLoss, AccuracyView, Applied, BeforeAfter, Device, Forecast, Model, Plan, PlanStep, Rollout, Rung,
+    Status, Steer, Steered, budget_by_name,
+};
 
 /// A connection to the operator's address of a coordinator.
 #[derive(Clone, Debug)]
@@ -106,14 +109,41 @@ impl Client {
         answer.map(drop).map_err(|e| self.refused(&e))
     }
 
-    /// Declares the fleet; answers the changes and the plan in force afterwards.
+    /// Declares the fleet; answers what changes and the plan in force afterwards.
     ///
     /// # Errors
     /// Where the coordinator refuses it or fails.
-    pub async fn apply(&mut self, fleet: &FleetSpec, dry_run: bool) -> Outcome<(Vec<String>, u64)> {
+    pub async fn apply(&mut self, fleet: &FleetSpec, dry_run: bool) -> Outcome<Applied> {
         let request = v1::ApplyRequest { fleet: Some(fleet.into()), dry_run };
-        let answer = self.inner.apply(request).await.map_err(|e| self.refused(&e))?.into_inner();
-        Ok((answer.changes, answer.plan))
+        let answer = self.inner.apply(request).await.map_err(|e| self.refused(&e))?;
+        Ok(answer.into_inner().into())
+    }
+
+    /// The rollouts, of all groups or of one.
+    ///
+    /// # Errors
+    /// Where there is no such group or it stages nothing, or the coordinator fails.
+    pub async fn rollouts(&mut self, group: Option<&Name>) -> Outcome<Vec<Rollout>> {
+        let request = v1::ListRolloutsRequest { group: text(group) };
+        let answer = self.inner.list_rollouts(request).await.map_err(|e| self.refused(&e))?;
+        Ok(answer.into_inner().rollouts.into_iter().map(Rollout::from).collect())
+    }
+
+    /// Pauses, resumes or aborts the rollouts of all groups or of one.
+    ///
+    /// # Errors
+    /// Where there is nothing to pause, to resume or to abort, or the coordinator fails.
+    pub async fn steer(&mut self, steer: Steer, group: Option<&Name>) -> Outcome<Steered> {
+        use v1::steer_rollout_request::Action;
+        let action = match steer {
+            Steer::Pause => Action::Pause,
+            Steer::Resume => Action::Resume,
+            Steer::Abort => Action::Abort,
+        };
+        let request = v1::SteerRolloutRequest { group: text(group), action: action.into() };
+        let answer = self.inner.steer_rollout(request).await.map_err(|e| self.refused(&e))?.into_inner();
+        let rollouts = answer.rollouts.into_iter().map(Rollout::from).collect();
+        Ok(Steered { rollouts, released: answer.released })
     }
 
     /// All devices.
@@ -158,7 +188,9 @@ impl Client {
     fn refused(&self, status: &Refusal) -> Failure {
         let what = format!("the coordinator at {} answers: {}", self.address, status.message());
         match status.code() {
-            Code::NotFound => Failure::input(what, "see what there is with `model list` or `device list`"),
+            Code::NotFound => {
+                Failure::input(what, "see what there is with `model list`, `device list` or `rollout status`")
+            }
             Code::InvalidArgument | Code::AlreadyExists | Code::FailedPrecondition | Code::OutOfRange => {
                 Failure::input(what, "correct the request and send it again; nothing was changed")
             }
@@ -177,6 +209,11 @@ impl Client {
         let what = format!("cannot understand the coordinator at {}: {error}", self.address);
         Failure::work(what, "run a coordinator of this program's version")
     }
+}
+
+/// A group's name as the wire carries it: empty for all groups.
+fn text(group: Option<&Name>) -> String {
+    group.map(ToString::to_string).unwrap_or_default()
 }
 
 /// The header, then each file in chunks.

@@ -93,6 +93,8 @@ pub struct Device {
     /// The dense model on this device, where it was measured.
     pub dense: Option<Accuracy>,
     pub history: Vec<String>,
+    /// The number of the rollout that has the assigned variant on trial here.
+    pub trial: Option<u64>,
 }
 
 impl Device {
@@ -137,6 +139,95 @@ pub struct PlanStep {
     pub rung: String,
     pub feasible: bool,
     pub reason: String,
+}
+
+/// A group's rollout: the one under way, or the last.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct Rollout {
+    pub group: String,
+    pub number: u64,
+    pub model: String,
+    pub plan: u64,
+    /// `idle`, `canary`, `wave`, `done`, `halted` or `rolled_back`.
+    pub stage: String,
+    /// From 1; 0 outside the waves.
+    pub wave: u64,
+    pub paused: bool,
+    /// Why it was halted; empty where it was not.
+    pub fault: String,
+    pub since_unix_s: u64,
+    pub waiting: u64,
+    pub on_trial: u64,
+    pub arrived: u64,
+    pub judged: u64,
+    pub failed: u64,
+    pub accuracy_loss: Option<AccuracyLoss>,
+    /// Median over devices of p95 on trial / p95 before.
+    pub latency_factor: Option<f64>,
+}
+
+/// A loss of accuracy against what the same devices measured before, percentage points.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct AccuracyLoss {
+    pub points: f64,
+    pub low: f64,
+    pub high: f64,
+    /// How many times likelier with more than the accepted loss than without; it halts at 1 / alpha.
+    pub odds: f64,
+}
+
+/// What an operator does with a rollout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Steer {
+    /// Moves no further device.
+    Pause,
+    /// Goes on.
+    Resume,
+    /// Takes devices back.
+    Abort,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Steered {
+    /// The rollouts that it concerned, as they are then.
+    pub rollouts: Vec<Rollout>,
+    /// Devices that were ahead of a restored store and may move again.
+    pub released: u64,
+}
+
+/// What applying a fleet changes, or would.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Applied {
+    /// For people, one line each.
+    pub changes: Vec<String>,
+    /// The plan in force afterwards.
+    pub plan: u64,
+    /// What it comes to once every device has moved.
+    pub forecast: Forecast,
+}
+
+/// What an applied fleet comes to once every device has moved.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Forecast {
+    /// Devices that are to move.
+    pub devices: u64,
+    /// Of these, those that wait for a rollout.
+    pub waiting: u64,
+    /// Bytes of all their updates.
+    pub update_bytes: u64,
+    /// Mean accuracy of the moving devices' variants on the coordinator's validation data, before and after.
+    pub accuracy: Option<BeforeAfter>,
+}
+
+/// A pair, under the contract's names.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[allow(missing_docs)]
+pub struct BeforeAfter {
+    pub before: f64,
+    pub after: f64,
 }
 
 /// The coordinator at a glance.
@@ -207,6 +298,7 @@ impl TryFrom<v1::Device> for Device {
             report: wire.report.as_ref().map(Report::try_from).transpose()?,
             dense: measured(wire.samples_dense, wire.correct_dense),
             history: wire.history,
+            trial: Some(wire.trial).filter(|&number| number > 0),
             id: wire.id,
             name: wire.name,
             group: wire.group,
@@ -232,6 +324,48 @@ impl TryFrom<v1::Plan> for Plan {
         };
         let steps = wire.steps.into_iter().map(step).collect::<Result<_, _>>()?;
         Ok(Self { id: wire.id, parent: wire.parent, cause: wire.cause, steps })
+    }
+}
+
+impl From<v1::Rollout> for Rollout {
+    fn from(wire: v1::Rollout) -> Self {
+        let stage = wire.stage().as_str_name().to_ascii_lowercase();
+        let loss = |v1::AccuracyLoss { points, low, high, odds }| AccuracyLoss { points, low, high, odds };
+        Self {
+            stage,
+            group: wire.group,
+            number: wire.number,
+            model: wire.model,
+            plan: wire.plan,
+            wave: wire.wave,
+            paused: wire.paused,
+            fault: wire.fault,
+            since_unix_s: wire.since_unix_s,
+            waiting: wire.waiting,
+            on_trial: wire.on_trial,
+            arrived: wire.arrived,
+            judged: wire.judged,
+            failed: wire.failed,
+            accuracy_loss: wire.accuracy_loss.map(loss),
+            latency_factor: Some(wire.latency_factor).filter(|&factor| factor > 0.0),
+        }
+    }
+}
+
+impl From<v1::ApplyResponse> for Applied {
+    fn from(wire: v1::ApplyResponse) -> Self {
+        let forecast = wire.forecast.unwrap_or_default();
+        let accuracy = BeforeAfter { before: forecast.accuracy_before, after: forecast.accuracy_after };
+        Self {
+            changes: wire.changes,
+            plan: wire.plan,
+            forecast: Forecast {
+                devices: forecast.devices,
+                waiting: forecast.waiting,
+                update_bytes: forecast.update_bytes,
+                accuracy: (forecast.devices_with_accuracy > 0).then_some(accuracy),
+            },
+        }
     }
 }
 

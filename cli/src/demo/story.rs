@@ -217,7 +217,8 @@ fn fleet_spec(budget: impl Fn(&str) -> BudgetSpec) -> Outcome<FleetSpec> {
             selector: Selector(format!("class={name}").parse().or_work("cannot select a group", defect)?),
             model: model_name()?,
             budget: budget(name),
+            rollout: None,
         })
     };
-    Ok(FleetSpec { groups: GROUPS.iter().map(group).collect::<Outcome<_>>()? })
+    Ok(FleetSpec { groups: GROUPS.iter().map(group).collect::<Outcome<_>>()?, rollout: None })
 }

@@ -9,7 +9,6 @@ use secateur_prune::{Method, Pattern, PruneError, Refit, Request, Structure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::plot::{Line, Plot, Point, svg};
 use super::{
     Latency, Measured, accuracy_of, accuracy_text, latency_of, load, meter, points_text, prune_as,
     prune_failure, read_data, read_model,
@@ -18,6 +17,7 @@ use crate::client::AccuracyView;
 use crate::failure::{Failure, Outcome, chain};
 use crate::files;
 use crate::output::{Align, Output, percent, table};
+use crate::plot::{Line, Plot, Point, svg};
 
 /// Points in one comparison.
 const POINTS: usize = 32;

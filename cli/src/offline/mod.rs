@@ -6,7 +6,6 @@ mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod inspect;
-mod plot;
 pub(crate) mod prune;
 mod steps;
 mod table;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secateur_common::{ByteCount, Cause, DeviceId, Digest, Generation, Report, VariantId, caps};
-use secateur_plan::DeviceView;
 use secateur_proto::v1::{self, agent_message, coordinator_message};
 use secateur_proto::{Message, PROTOCOL, WireError, labels_from_wire, variant_id};
 use tokio::sync::mpsc;
@@ -16,9 +15,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{identity, status_of};
 use crate::catalog::SEED;
-use crate::inventory::DeviceRecord;
+use crate::inventory::Hello;
+use crate::lines::Line;
 use crate::rollout::{self, Directive};
 use crate::shared::Shared;
+use crate::updates::TOLERANCE;
 
 /// A device must say hello within this time.
 const HELLO: Duration = Duration::from_secs(10);
@@ -68,14 +69,15 @@ impl v1::fleet_server::Fleet for Service {
         let Some(v1::AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) }) = first else {
             return Err(Status::invalid_argument("the first message must be hello"));
         };
-        let number = greet(&self.shared, id, &hello)?;
+        let told = read(&hello)?;
+        self.shared.greet(id, told).await.map_err(status_of)?;
         tracing::info!(device = hello.name, %id, "connected");
         let (outgoing, queue) = mpsc::channel(caps::DEVICE_QUEUE);
         let session = Session {
             shared: self.shared.clone(),
             shutdown: self.shutdown.clone(),
             id,
-            number,
+            line: self.shared.lines.open(id),
             outgoing,
             sent: None,
             offered: None,
@@ -96,7 +98,7 @@ impl v1::fleet_server::Fleet for Service {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let unknown =
             || Status::not_found("this update is not assigned to this device now: wait for its assignment");
-        let encoded = self.shared.updates.find(update).ok_or_else(unknown)?;
+        let encoded = self.shared.found.update(update).ok_or_else(unknown)?;
         let assigned = {
             let state = self.shared.state();
             state.assignment(id).is_some_and(|assignment| {
@@ -126,8 +128,8 @@ impl v1::fleet_server::Fleet for Service {
     }
 }
 
-/// Takes in a hello; the number of the new session.
-fn greet(shared: &Arc<Shared>, id: DeviceId, hello: &v1::Hello) -> Result<u64, Status> {
+/// What a hello says.
+fn read(hello: &v1::Hello) -> Result<Hello, Status> {
     if hello.protocol != PROTOCOL {
         let message = format!(
             "this coordinator speaks protocol {PROTOCOL}, the agent {} ({}): run versions that match",
@@ -136,19 +138,18 @@ fn greet(shared: &Arc<Shared>, id: DeviceId, hello: &v1::Hello) -> Result<u64, S
         return Err(Status::failed_precondition(message));
     }
     let bad = |error: WireError| Status::invalid_argument(error.to_string());
-    let name: secateur_common::Name =
-        hello.name.parse().map_err(|error: secateur_common::ParseError| bad(error.into()))?;
-    let labels = labels_from_wire(&hello.labels).map_err(bad)?;
-    let held = variants(&hello.variants).map_err(bad)?;
-    let active = match &hello.active {
-        None => None,
-        Some(holding) => Some((variant_id(&holding.variant).map_err(bad)?, Generation(holding.generation))),
-    };
-    let accepted = Generation(hello.generation);
-    let view = DeviceView { id, labels: labels.clone(), measured: Vec::new() };
-    let fresh = || DeviceRecord::new(name.clone(), view);
-    let said = |device: &mut DeviceRecord| device.hello(name.clone(), labels, held, active, accepted);
-    shared.connect(id, fresh, said).map_err(status_of)
+    Ok(Hello {
+        name: hello.name.parse().map_err(|error: secateur_common::ParseError| bad(error.into()))?,
+        labels: labels_from_wire(&hello.labels).map_err(bad)?,
+        held: variants(&hello.variants).map_err(bad)?,
+        active: match &hello.active {
+            None => None,
+            Some(holding) => {
+                Some((variant_id(&holding.variant).map_err(bad)?, Generation(holding.generation)))
+            }
+        },
+        accepted: Generation(hello.generation),
+    })
 }
 
 /// Variants that a device says it holds.
@@ -164,7 +165,7 @@ struct Session {
     shared: Arc<Shared>,
     shutdown: CancellationToken,
     id: DeviceId,
-    number: u64,
+    line: Line,
     outgoing: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
     /// The generation that was sent last on this stream.
     sent: Option<Generation>,
@@ -185,12 +186,11 @@ impl Session {
                 let _ = self.outgoing.try_send(Err(status));
             }
         }
-        self.shared.disconnect(self.id, self.number);
+        self.shared.lines.close(self.id, &self.line);
     }
 
     async fn converse(&mut self, incoming: &mut Streaming<v1::AgentMessage>) -> Result<(), Status> {
         let beat = Duration::from_secs(self.shared.config.heartbeat_s);
-        let mut looks = self.shared.looks.subscribe();
         self.send(coordinator_message::Kind::Welcome(v1::Welcome {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -213,9 +213,8 @@ impl Session {
                         self.hear(message).await?;
                     }
                 },
-                _ = looks.changed() => {
-                    let newest = self.shared.state().sessions.get(&self.id).copied();
-                    if newest != Some(self.number) {
+                () = self.line.wake.notified() => {
+                    if !self.shared.lines.is_newest(self.id, &self.line) {
                         return Err(Status::aborted("the device dialled again; this is its older stream"));
                     }
                 }
@@ -237,7 +236,7 @@ impl Session {
             Some(agent_message::Kind::Report(report)) => {
                 let report = Report::try_from(&report).map_err(bad)?;
                 let sequence = report.sequence;
-                self.blocking(move |shared, id| shared.report(id, report)).await?;
+                self.shared.report(self.id, report).await.map_err(status_of)?;
                 self.send(coordinator_message::Kind::ReportAck(v1::ReportAck { sequence })).await
             }
             Some(agent_message::Kind::Outcome(outcome)) => self.outcome(outcome).await,
@@ -255,28 +254,23 @@ impl Session {
             // Without bytes the device held the variant already.
             let delta = self.offered == Some((generation, true));
             let shipped = (bytes.get() > 0).then_some((bytes, delta));
-            self.blocking(move |shared, id| shared.activated(id, variant, generation, shipped, held)).await
+            let activated = self.shared.activated(self.id, (variant, generation), shipped, held);
+            activated.await.map_err(status_of)
         } else {
             let line = format!("generation {generation} failed: {}", outcome.reason);
             tracing::warn!(id = %self.id, line, "an activation failed");
             self.retry_at = Some(
                 tokio::time::Instant::now() + if outcome.base_unusable { Duration::ZERO } else { RETRY },
             );
-            self.blocking(move |shared, id| {
-                shared.update_device(id, |device| {
-                    device.held = held;
-                    device.note(line);
-                })
-            })
-            .await
+            let failed = self.shared.failed(self.id, (generation, line), outcome.base_unusable, held);
+            failed.await.map_err(status_of)
         }
     }
 
     /// Sends the device's assignment if it is not what was sent last.
     async fn direct(&mut self) -> Result<(), Status> {
         let planned = self.shared.state().assignment(self.id).map(|assignment| assignment.generation);
-        let (cap, _) = self.shared.allowance(self.id).unwrap_or_default();
-        let limit = cap.unwrap_or(0);
+        let limit = self.shared.cap(self.id).unwrap_or(0);
         if planned.is_some() && self.limit != Some(limit) {
             let told = v1::Limits { download_bytes_per_day: limit };
             self.send(coordinator_message::Kind::Limits(told)).await?;
@@ -285,24 +279,14 @@ impl Session {
         if planned.is_none() || planned == self.sent {
             return Ok(());
         }
-        let directive = self.blocking(rollout::directive).await?;
+        let directive = rollout::directive(&self.shared, self.id).await.map_err(status_of)?;
         self.sent = planned;
-        let update = directive.as_ref().and_then(|directive| directive.update.as_ref());
+        let update = directive.as_ref().and_then(|directive| directive.means.update.as_ref());
         self.offered = update.map(|update| (update.generation, update.base.is_some()));
         match directive {
             Some(directive) => self.send(coordinator_message::Kind::Assignment(assignment(directive))).await,
             None => Ok(()),
         }
-    }
-
-    /// Runs what reads or writes the store, or encodes, off the async threads.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Arc<Shared>, DeviceId) -> Result<T, crate::CoordinatorError> + Send + 'static,
-    ) -> Result<T, Status> {
-        let (shared, id) = (self.shared.clone(), self.id);
-        let done = tokio::task::spawn_blocking(move || work(&shared, id)).await;
-        done.map_err(|error| Status::internal(error.to_string()))?.map_err(status_of)
     }
 
     async fn send(&self, kind: coordinator_message::Kind) -> Result<(), Status> {
@@ -319,7 +303,7 @@ impl Session {
 }
 
 fn assignment(directive: Directive) -> v1::Assignment {
-    let update = directive.update.map(|encoded| v1::Update {
+    let update = directive.means.update.as_ref().map(|encoded| v1::Update {
         id: encoded.id.as_bytes().to_vec(),
         size: encoded.bytes.len() as u64,
         base: encoded.base.map(|base| base.0.as_bytes().to_vec()).unwrap_or_default(),
@@ -329,6 +313,10 @@ fn assignment(directive: Directive) -> v1::Assignment {
         model: directive.model.to_string(),
         variant: directive.variant.0.as_bytes().to_vec(),
         update,
-        probe: Some(v1::Probe { seed: SEED, expected: directive.expected, tolerance: directive.tolerance }),
+        probe: Some(v1::Probe {
+            seed: SEED,
+            expected: directive.means.expected.clone(),
+            tolerance: TOLERANCE,
+        }),
     }
 }

@@ -3,6 +3,7 @@
 mod fleet;
 mod identity;
 mod operator;
+mod rollouts;
 mod view;
 
 use std::net::SocketAddr;
@@ -21,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Status};
 
+use crate::draft::Draft;
 use crate::shared::{Clock, Shared};
 use crate::store::{Redb, Store};
-use crate::{Config, CoordinatorError, rollout};
+use crate::{Config, CoordinatorError, pruning, staging, writer};
 
 /// A coordinator that serves.
 #[derive(Debug)]
@@ -33,10 +35,12 @@ pub struct Running {
     /// Where operators dial.
     pub operator: SocketAddr,
     tasks: Vec<JoinHandle<Result<(), CoordinatorError>>>,
+    /// Cancelled when the store is closed.
+    closed: CancellationToken,
 }
 
 impl Running {
-    /// Returns when the coordinator has stopped.
+    /// Returns when the coordinator has stopped and its store is closed.
     ///
     /// # Errors
     /// What stopped it, if it was not told to.
@@ -44,6 +48,7 @@ impl Running {
         for task in self.tasks {
             task.await.map_err(|error| CoordinatorError::Server(error.to_string()))??;
         }
+        self.closed.cancelled().await;
         Ok(())
     }
 }
@@ -71,7 +76,10 @@ pub async fn start_by(
     std::fs::create_dir_all(&data).map_err(write(data.clone()))?;
     let store: Arc<dyn Store> = Arc::new(Redb::open(&data.join("coordinator.redb"))?);
     let (fleet, operator) = (listen(config.fleet).await?, listen(config.operator).await?);
-    let shared = Arc::new(Shared::load(clock, config, store)?);
+    let closed = CancellationToken::new();
+    let (shared, queue) = Shared::load(clock, config, store, closed.clone().drop_guard())?;
+    let shared = Arc::new(shared);
+    tokio::spawn(writer::run(Arc::downgrade(&shared), queue));
     let (fleet_address, fleet_stream) = fleet;
     let (operator_address, operator_stream) = operator;
 
@@ -86,17 +94,29 @@ pub async fn start_by(
         tokio::spawn({
             let (shared, shutdown) = (shared.clone(), shutdown.clone());
             async move {
-                rollout::reconcile(shared, shutdown).await;
+                // What was stored before a restart is planned anew.
+                let all = |draft: &mut Draft<'_>| {
+                    draft.all_due();
+                    Ok(())
+                };
+                shared.orders.change(all).await?;
+                pruning::run(shared, shutdown).await;
+                Ok(())
+            }
+        }),
+        tokio::spawn({
+            let (shared, shutdown) = (shared.clone(), shutdown.clone());
+            async move {
+                staging::run(shared, shutdown).await;
                 Ok(())
             }
         }),
     ];
-    shared.changed.notify_one(); // what was stored before a restart is planned anew
     let told = serde_json::json!({ "fleet": fleet_address, "operator": operator_address }).to_string();
     let (temporary, path) = (data.join("addresses.json.new"), data.join("addresses.json"));
     std::fs::write(&temporary, told).map_err(write(temporary.clone()))?;
     std::fs::rename(&temporary, &path).map_err(write(path.clone()))?;
-    Ok(Running { fleet: fleet_address, operator: operator_address, tasks })
+    Ok(Running { fleet: fleet_address, operator: operator_address, tasks, closed })
 }
 
 async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListenerStream), CoordinatorError> {

@@ -1,7 +1,8 @@
 //! The operators' service.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use secateur_common::{DeviceId, FleetSpec, ModelName, caps};
 use secateur_proto::v1::{self, add_model_event, add_model_part};
@@ -10,11 +11,14 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{status_of, view};
+use super::{rollouts, status_of, view};
 use crate::CoordinatorError;
 use crate::catalog::{self, NewModel};
+use crate::forecast::outlook;
+use crate::inventory::DeviceRecord;
 use crate::rollout;
 use crate::shared::Shared;
+use crate::state::State;
 use crate::store::records;
 
 pub(super) struct Service {
@@ -24,6 +28,10 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    fn device(&self, state: &State, device: &DeviceRecord) -> v1::Device {
+        view::device(state, self.shared.lines.is_open(device.view.id), device)
     }
 }
 
@@ -46,7 +54,7 @@ impl v1::operator_server::Operator for Service {
                 Ok(model) => Ok(v1::AddModelEvent { kind: Some(add_model_event::Kind::Model(model)) }),
                 Err(error) => Err(status_of(error)),
             };
-            shared.state().building.remove(&name);
+            building(&shared).remove(&name);
             let _ = events.blocking_send(last);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
@@ -74,17 +82,22 @@ impl v1::operator_server::Operator for Service {
         request: Request<v1::RemoveModelRequest>,
     ) -> Result<Response<v1::RemoveModelResponse>, Status> {
         let name = model_name(&request.into_inner().name)?;
-        let family = {
-            let state = self.shared.state();
-            let family = state.models.get(&name).ok_or_else(|| no_model(&name))?.family();
-            if let Some(group) = state.fleet.groups.iter().find(|group| group.model == name) {
-                return Err(Status::failed_precondition(format!("group {} uses model {name}", group.name)));
+        let removed = self.shared.orders.change(move |draft| {
+            let model =
+                draft.model(&name).ok_or_else(|| CoordinatorError::NotFound(format!("model {name}")))?;
+            let family = records::delete_family(model.family());
+            if let Some(group) = draft.fleet().groups.iter().find(|group| group.model == name) {
+                return Err(CoordinatorError::Refused(format!("group {} uses model {name}", group.name)));
             }
-            family
-        };
-        let changes = [records::delete_model(&name), records::delete_family(family)];
-        let removed = self.shared.commit(&changes, |state| drop(state.models.remove(&name)));
-        removed.map_err(status_of)?;
+            if let Some(device) = draft.now().goes_back_to(&name) {
+                let why = format!("device {device} goes back to model {name} if its rollout is halted");
+                return Err(CoordinatorError::Refused(why));
+            }
+            draft.remove_model(&name);
+            draft.store([family]);
+            Ok(())
+        });
+        removed.await.map_err(status_of)?;
         Ok(Response::new(v1::RemoveModelResponse {}))
     }
 
@@ -93,27 +106,29 @@ impl v1::operator_server::Operator for Service {
         let fleet = request.fleet.ok_or_else(|| Status::invalid_argument("the request lacks `fleet`"))?;
         let fleet =
             FleetSpec::try_from(&fleet).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let changes = {
-            let state = self.shared.state();
-            for group in &fleet.groups {
-                if !state.models.contains_key(&group.model) {
-                    let message =
-                        format!("group {} names model {}, which is not registered", group.name, group.model);
-                    return Err(Status::failed_precondition(message));
-                }
-            }
-            view::changes(&state, &fleet, &rollout::proposal(&state, &fleet).plan)
-        };
+        let shared = self.shared.clone();
+        let asked = fleet.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            models_exist(&asked, |model| shared.state().models.contains_key(model))?;
+            let outlook = outlook(&shared, &asked);
+            Ok((view::changes(&shared.state(), &asked, &outlook.next), outlook))
+        });
+        let looked = looked.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (changes, outlook) = looked.map_err(status_of)?;
         if !request.dry_run {
-            let put = records::put(&fleet);
-            self.shared.commit(&[put], |state| state.fleet = fleet).map_err(status_of)?;
-            let shared = self.shared.clone();
-            // The plan is made before the answer, so that who asks next sees it.
-            let planned = tokio::task::spawn_blocking(move || rollout::replan_now(&shared)).await;
-            planned.map_err(|error| Status::internal(error.to_string()))?.map_err(status_of)?;
+            // It is planned with the change, so that who asks next sees the plan.
+            let applied = self.shared.orders.change(move |draft| {
+                models_exist(&fleet, |model| draft.model(model).is_some())?;
+                draft.set_fleet(fleet);
+                Ok(())
+            });
+            applied.await.map_err(status_of)?;
         }
-        let plan = self.shared.state().plan.plan.id;
-        Ok(Response::new(v1::ApplyResponse { changes, plan }))
+        let plan = self.shared.state().plan().id;
+        let shared = self.shared.clone();
+        let forecast = tokio::task::spawn_blocking(move || outlook.forecast(&shared)).await;
+        let forecast = forecast.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(v1::ApplyResponse { changes, plan, forecast: Some(view::forecast(forecast)) }))
     }
 
     async fn show_fleet(&self, _: Request<v1::ShowFleetRequest>) -> Result<Response<v1::FleetSpec>, Status> {
@@ -126,7 +141,7 @@ impl v1::operator_server::Operator for Service {
     ) -> Result<Response<v1::ListDevicesResponse>, Status> {
         let state = self.shared.state();
         let mut devices: Vec<v1::Device> =
-            state.devices.values().map(|device| view::device(&state, device)).collect();
+            state.devices.values().map(|device| self.device(&state, device)).collect();
         devices.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         Ok(Response::new(v1::ListDevicesResponse { devices }))
     }
@@ -150,31 +165,43 @@ impl v1::operator_server::Operator for Service {
                 return Err(Status::not_found(format!("there is no device {}", view::clipped(&wanted))));
             }
         };
-        Ok(Response::new(view::device(&state, device)))
+        Ok(Response::new(self.device(&state, device)))
     }
 
     async fn show_plan(&self, request: Request<v1::ShowPlanRequest>) -> Result<Response<v1::Plan>, Status> {
         let id = request.into_inner().id;
-        let state = self.shared.state();
-        let plan = match id {
-            0 => Some(state.plan.clone()),
-            id => records::plan(&*self.shared.store, id).map_err(|error| status_of(error.into()))?,
-        };
-        let plan =
-            plan.filter(|plan| plan.plan.id > 0).ok_or_else(|| Status::not_found("there is no such plan"))?;
-        Ok(Response::new(view::plan(&state, &plan)))
+        let shared = self.shared.clone();
+        let shown = tokio::task::spawn_blocking(move || show_plan(&shared, id)).await;
+        let shown = shown.map_err(|error| Status::internal(error.to_string()))?;
+        shown.map(Response::new).map_err(status_of)
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Result<Response<v1::ListRolloutsResponse>, Status> {
+        let rollouts = rollouts::list(&self.shared, &request.into_inner().group)?;
+        Ok(Response::new(v1::ListRolloutsResponse { rollouts }))
+    }
+
+    async fn steer_rollout(
+        &self,
+        request: Request<v1::SteerRolloutRequest>,
+    ) -> Result<Response<v1::SteerRolloutResponse>, Status> {
+        rollouts::steer(&self.shared, request.into_inner()).await.map(Response::new)
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let settled = self.shared.settled();
         let state = self.shared.state();
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             devices: state.devices.len() as u64,
-            connected: state.sessions.len() as u64,
+            connected: self.shared.lines.connected().len() as u64,
             models: state.models.len() as u64,
-            plans: state.plan.plan.id,
+            plans: state.plan().id,
             reprunes: state.counters.reprunes,
-            settled: state.settled(),
+            settled,
         }))
     }
 }
@@ -217,13 +244,42 @@ async fn receive(mut parts: Streaming<v1::AddModelPart>) -> Result<(ModelName, N
     Ok((name, new))
 }
 
+/// The newest plan for 0, else the plan `id`, whole.
+fn show_plan(shared: &Shared, id: u64) -> Result<v1::Plan, CoordinatorError> {
+    let unknown = || CoordinatorError::NotFound("such plan, or it is no longer kept".into());
+    let (newest, head) = {
+        let state = shared.state();
+        let id = if id == 0 { state.plan().id } else { id };
+        let head = state.plans.iter().find(|plan| plan.id == id).cloned();
+        (state.whole_plan(), head.ok_or_else(unknown)?)
+    };
+    let plan = rollout::older(&*shared.store, newest, head.id)?.ok_or_else(unknown)?;
+    Ok(view::plan(&shared.state(), &head, &plan))
+}
+
+fn models_exist(fleet: &FleetSpec, known: impl Fn(&ModelName) -> bool) -> Result<(), CoordinatorError> {
+    match fleet.groups.iter().find(|group| !known(&group.model)) {
+        None => Ok(()),
+        Some(group) => {
+            let (group, model) = (&group.name, &group.model);
+            let message = format!("group {group} names model {model}, which is not registered");
+            Err(CoordinatorError::Refused(message))
+        }
+    }
+}
+
+/// The names of models that are being built.
+fn building(shared: &Shared) -> MutexGuard<'_, BTreeSet<ModelName>> {
+    shared.building.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Takes the name for a model that is being built.
 fn reserve(shared: &Arc<Shared>, name: &ModelName) -> Result<(), CoordinatorError> {
-    let mut state = shared.state();
-    if state.models.len() + state.building.len() >= caps::MODELS {
+    let (state, mut building) = (shared.state(), building(shared));
+    if state.models.len() + building.len() >= caps::MODELS {
         return Err(CoordinatorError::Refused(format!("there are {} models already", caps::MODELS)));
     }
-    if state.models.contains_key(name) || !state.building.insert(name.clone()) {
+    if state.models.contains_key(name) || !building.insert(name.clone()) {
         return Err(CoordinatorError::Exists(format!("model {name}")));
     }
     Ok(())
@@ -241,11 +297,13 @@ fn add(
         let _ =
             events.try_send(Ok(v1::AddModelEvent { kind: Some(add_model_event::Kind::Progress(progress)) }));
     };
-    let (record, mut changes) =
+    let (record, changes) =
         catalog::build(name, new, &shared.config, &shared.families, &*shared.store, &mut tell)?;
-    changes.push(records::put(&record));
     let model = view::model(&record);
-    shared.commit(&changes, |state| drop(state.models.insert(name.clone(), record)))?;
-    shared.changed.notify_one();
+    shared.orders.change_blocking(move |draft| {
+        draft.store(changes);
+        draft.set_model(record);
+        Ok(())
+    })?;
     Ok(model)
 }

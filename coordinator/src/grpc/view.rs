@@ -1,13 +1,16 @@
 //! What operators are shown, as wire messages.
 
-use secateur_common::{FleetSpec, VariantId};
-use secateur_plan::{Measurement, Plan, Rung};
+use std::collections::{BTreeMap, BTreeSet};
+
+use secateur_common::{DeviceId, FleetSpec, Name, VariantId};
+use secateur_plan::{Assignment, Measurement, Plan, Rung};
 use secateur_proto::{labels_to_wire, v1};
 
 use crate::catalog::ModelRecord;
+use crate::draft::moves;
+use crate::forecast::Forecast;
 use crate::inventory::DeviceRecord;
-use crate::rollout::PlanRecord;
-use crate::shared::State;
+use crate::state::{PlanRecord, State};
 
 pub(super) fn model(record: &ModelRecord) -> v1::Model {
     let rung = |rung: &Rung| v1::Rung {
@@ -24,23 +27,24 @@ pub(super) fn model(record: &ModelRecord) -> v1::Model {
     }
 }
 
-pub(super) fn device(state: &State, device: &DeviceRecord) -> v1::Device {
+pub(super) fn device(state: &State, connected: bool, device: &DeviceRecord) -> v1::Device {
     let id = device.view.id;
     let mut wire = v1::Device {
         id: id.to_string(),
         name: device.name.to_string(),
         labels: labels_to_wire(&device.view.labels),
-        connected: state.sessions.contains_key(&id),
+        connected,
         last_heard_unix_s: device.heard_unix_s,
         active: device.active.map(|(variant, _)| bytes(variant)).unwrap_or_default(),
         active_generation: device.active.map_or(0, |(_, generation)| generation.0),
         report: device.newest.as_ref().map(|heard| (&heard.report).into()),
         received_bytes: device.served.get(),
-        history: device.history.clone(),
         reason: "not planned yet".to_owned(),
         ..v1::Device::default()
     };
-    let Some(assignment) = state.assignment(id) else { return wire };
+    let Some(assigned) = state.assigned.get(&id) else { return wire };
+    let assignment = &assigned.assignment;
+    wire.history = assigned.history.clone();
     wire.group = assignment.group.as_ref().map(ToString::to_string).unwrap_or_default();
     wire.model = assignment.model.as_ref().map(ToString::to_string).unwrap_or_default();
     wire.budget = Some((&assignment.budget).into());
@@ -48,7 +52,8 @@ pub(super) fn device(state: &State, device: &DeviceRecord) -> v1::Device {
     wire.reason = assignment.reason.to_string();
     wire.assigned = assignment.variant.map(bytes).unwrap_or_default();
     wire.assigned_generation = assignment.generation.0;
-    let Some(ladder) = state.ladder(assignment) else { return wire };
+    wire.trial = assignment.trial.as_ref().map_or(0, |trial| trial.rollout);
+    let Some(ladder) = assignment.model.as_ref().and_then(|model| state.ladder(model)) else { return wire };
     wire.met = device.met(assignment, ladder);
     if let Some((index, rung)) = assignment.variant.and_then(|variant| ladder.find(variant)) {
         (wire.rung, wire.rung_label) = (index as u64, rung.label.clone());
@@ -71,9 +76,10 @@ pub(super) fn device(state: &State, device: &DeviceRecord) -> v1::Device {
     wire
 }
 
-pub(super) fn plan(state: &State, record: &PlanRecord) -> v1::Plan {
-    let steps = record.plan.assignments.iter().map(|(id, assignment)| {
-        let label = assignment.variant.and_then(|variant| state.ladder(assignment)?.find(variant));
+pub(super) fn plan(state: &State, head: &PlanRecord, plan: &Plan) -> v1::Plan {
+    let steps = plan.assignments.iter().map(|(id, assignment)| {
+        let ladder = assignment.model.as_ref().and_then(|model| state.ladder(model));
+        let label = assignment.variant.and_then(|variant| ladder?.find(variant));
         v1::PlanStep {
             device_id: id.to_string(),
             device_name: state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default(),
@@ -84,16 +90,15 @@ pub(super) fn plan(state: &State, record: &PlanRecord) -> v1::Plan {
             reason: assignment.reason.to_string(),
         }
     });
-    v1::Plan {
-        id: record.plan.id,
-        parent: record.plan.parent,
-        cause: record.cause.clone(),
-        steps: steps.collect(),
-    }
+    v1::Plan { id: plan.id, parent: head.parent, cause: head.cause.clone(), steps: steps.collect() }
 }
 
 /// What applying `fleet` changes, a line each: groups, then devices that move.
-pub(super) fn changes(state: &State, fleet: &FleetSpec, next: &Plan) -> Vec<String> {
+pub(super) fn changes(
+    state: &State,
+    fleet: &FleetSpec,
+    next: &BTreeMap<DeviceId, Assignment>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     for group in &fleet.groups {
         match state.fleet.groups.iter().find(|old| old.name == group.name) {
@@ -105,14 +110,29 @@ pub(super) fn changes(state: &State, fleet: &FleetSpec, next: &Plan) -> Vec<Stri
     let gone =
         state.fleet.groups.iter().filter(|old| fleet.groups.iter().all(|group| group.name != old.name));
     lines.extend(gone.map(|old| format!("- group {}", old.name)));
-    for (id, assignment) in &next.assignments {
-        let before = state.assignment(*id);
-        if before.is_none_or(|b| b.variant != assignment.variant || b.feasible != assignment.feasible) {
+    let labels = state.devices.values().map(|device| &device.view.labels);
+    let used: BTreeSet<&Name> = labels.filter_map(|labels| Some(&fleet.group_of(labels)?.name)).collect();
+    let empty = fleet.groups.iter().filter(|group| !used.contains(&group.name));
+    lines.extend(empty.map(|group| format!("! group {}: no device carries its labels yet", group.name)));
+    for (id, assignment) in next {
+        if moves(state.assignment(*id), assignment) {
             let name = state.devices.get(id).map(|device| device.name.to_string()).unwrap_or_default();
             lines.push(format!("> device {name}: {}", assignment.reason));
         }
     }
     lines
+}
+
+pub(super) fn forecast(forecast: Forecast) -> v1::Forecast {
+    let Forecast { devices, waiting, update_bytes, known, accuracy } = forecast;
+    v1::Forecast {
+        devices,
+        waiting,
+        update_bytes,
+        devices_with_accuracy: known,
+        accuracy_before: accuracy.0,
+        accuracy_after: accuracy.1,
+    }
 }
 
 /// A peer's text, short enough to be repeated to it.

@@ -4,10 +4,12 @@
 //! [`Redb`] by passing [`conformance`].
 
 mod memory;
+mod migrate;
 pub mod records;
 mod redb;
 
 pub use memory::Memory;
+pub(crate) use migrate::migrate;
 pub use redb::Redb;
 
 /// Why a store did not do what it was asked.

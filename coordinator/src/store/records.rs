@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use secateur_common::{Digest, FleetSpec, ModelName, VariantId};
+use secateur_common::{Digest, FleetSpec, ModelName, Name, VariantId};
+use secateur_plan::rollout::Rollout;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Store, StoreError};
 use crate::catalog::ModelRecord;
 use crate::inventory::DeviceRecord;
-use crate::rollout::PlanRecord;
+use crate::state::{Assigned, PlanRecord, Undo};
 
 /// A record kind: its name for people, the prefix of its keys, its present version.
 pub(crate) trait Record: Serialize + DeserializeOwned {
@@ -38,11 +39,36 @@ impl Record for DeviceRecord {
     }
 }
 
+impl Record for Assigned {
+    const KIND: &'static str = "assignment";
+    const PREFIX: &'static [u8] = b"a/";
+    fn key(&self) -> Vec<u8> {
+        self.device.as_bytes().to_vec()
+    }
+}
+
 impl Record for PlanRecord {
     const KIND: &'static str = "plan";
     const PREFIX: &'static [u8] = b"p/";
+    const VERSION: u8 = 2;
     fn key(&self) -> Vec<u8> {
-        self.plan.id.to_be_bytes().to_vec()
+        self.id.to_be_bytes().to_vec()
+    }
+}
+
+impl Record for Undo {
+    const KIND: &'static str = "undo of a plan";
+    const PREFIX: &'static [u8] = b"q/";
+    fn key(&self) -> Vec<u8> {
+        self.plan.to_be_bytes().to_vec()
+    }
+}
+
+impl Record for Rollout {
+    const KIND: &'static str = "rollout";
+    const PREFIX: &'static [u8] = b"o/";
+    fn key(&self) -> Vec<u8> {
+        self.group.as_str().as_bytes().to_vec()
     }
 }
 
@@ -82,15 +108,25 @@ pub(crate) fn delete_model(name: &ModelName) -> Change {
     Change::Delete([ModelRecord::PREFIX, name.as_str().as_bytes()].concat())
 }
 
+/// The change that forgets the rollouts of `group`.
+pub(crate) fn delete_rollout(group: &Name) -> Change {
+    Change::Delete([Rollout::PREFIX, group.as_str().as_bytes()].concat())
+}
+
 /// All records of a kind, in the order of their keys.
 pub(crate) fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
     store.scan(R::PREFIX)?.iter().map(|(_, value)| decode(value)).collect()
 }
 
-/// The plan `id`.
-pub(crate) fn plan(store: &dyn Store, id: u64) -> Result<Option<PlanRecord>, StoreError> {
-    let value = store.get(&[PlanRecord::PREFIX, &id.to_be_bytes()].concat())?;
+/// What leads from the plan `id` back to its parent, if it is still kept.
+pub(crate) fn undo(store: &dyn Store, id: u64) -> Result<Option<Undo>, StoreError> {
+    let value = store.get(&[Undo::PREFIX, &id.to_be_bytes()].concat())?;
     value.map(|value| decode(&value)).transpose()
+}
+
+/// The changes that forget the plan `id`.
+pub(crate) fn delete_plan(id: u64) -> [Change; 2] {
+    [PlanRecord::PREFIX, Undo::PREFIX].map(|prefix| Change::Delete([prefix, &id.to_be_bytes()].concat()))
 }
 
 fn decode<R: Record>(value: &[u8]) -> Result<R, StoreError> {

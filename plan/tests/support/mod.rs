@@ -35,12 +35,24 @@ pub(crate) fn device(name: &str, labels: &str) -> DeviceView {
 }
 
 /// `device` reports `rung` with this latency.
+#[allow(dead_code)] // not every test needs it
 pub(crate) fn report(device: &mut DeviceView, ladder: &Ladder, rung: &Rung, p95_us: u64) {
+    report_in(device, ladder, rung, p95_us, Generation(1));
+}
+
+/// `device` reports `rung` as in force since `generation`.
+pub(crate) fn report_in(
+    device: &mut DeviceView,
+    ladder: &Ladder,
+    rung: &Rung,
+    p95_us: u64,
+    generation: Generation,
+) {
     let report = Report {
         sequence: 1,
         model: ladder.model.clone(),
         variant: rung.variant,
-        generation: Generation(1),
+        generation,
         accuracy: rung.accuracy.unwrap_or_default(),
         latency: LatencySummary { count: 100, p50: Micros(p95_us), p95: Micros(p95_us), p99: Micros(p95_us) },
         memory: Default::default(),
@@ -64,10 +76,11 @@ pub(crate) fn policy(model: &str, limits: &[(&str, &str)]) -> FleetSpec {
         selector: Selector::default(),
         model: model.parse().unwrap(),
         budget: Default::default(),
+        rollout: None,
     };
     for (metric, limit) in limits {
         let metric: secateur_common::Metric = metric.parse().unwrap();
         group.budget.set(metric, Some(metric.parse(limit).unwrap()));
     }
-    FleetSpec { groups: vec![group] }
+    FleetSpec { groups: vec![group], rollout: None }
 }

@@ -1,12 +1,14 @@
-//! The operator's commands: `model`, `apply`, `device`, `plan`, `status`. Each asks the coordinator once.
+//! The operator's commands: `model`, `apply`, `device`, `plan`, `rollout`, `status`. Each asks the coordinator once.
+
+pub(crate) mod device;
+pub(crate) mod rollout;
 
 use std::path::PathBuf;
 
-use secateur_common::{FleetSpec, MacCount, ModelName, caps};
-use serde::Serialize;
+use secateur_common::{ByteCount, FleetSpec, ModelName, caps};
 use serde_json::json;
 
-use crate::client::{Client, Device, Model, NewModel, Plan, PlanStep};
+use crate::client::{Applied, BeforeAfter, Client, Forecast, Model, NewModel, Plan, PlanStep};
 use crate::failure::{OrFail, Outcome};
 use crate::files;
 use crate::output::{Align, Output, percent, table};
@@ -48,23 +50,6 @@ pub(crate) enum ModelCommand {
     Remove {
         /// Its name
         name: String,
-    },
-}
-
-/// `secateur device`
-#[derive(clap::Subcommand, Clone, Debug)]
-pub(crate) enum DeviceCommand {
-    /// All devices
-    List,
-    /// All that is known of a device
-    Show {
-        /// Its id or name
-        device: String,
-    },
-    /// Why a device runs what it runs
-    Why {
-        /// Its id or name
-        device: String,
     },
 }
 
@@ -160,16 +145,32 @@ pub(crate) async fn model(command: ModelCommand, at: &Coordinator, output: Outpu
 pub(crate) async fn apply(args: ApplyArgs, output: Output) -> Outcome {
     let fleet = parse_fleet(&files::read_text(&args.file)?, &args.file.display().to_string())?;
     let mut client = Client::connect(&args.coordinator.coordinator).await?;
-    let (changes, plan) = client.apply(&fleet, args.dry_run).await?;
-    let document = json!({ "changes": changes, "plan": plan, "dry_run": args.dry_run });
+    let applied = client.apply(&fleet, args.dry_run).await?;
+    let Applied { changes, plan, forecast } = &applied;
+    let document = json!({ "changes": changes, "plan": plan, "forecast": forecast, "dry_run": args.dry_run });
     output.print(&document, || {
         let mut lines = if changes.is_empty() { vec!["nothing changes".to_owned()] } else { changes.clone() };
+        lines.extend((forecast.devices > 0).then(|| forecast_text(forecast)));
         lines.push(format!(
             "plan {plan}{}",
             if args.dry_run { " (dry run: nothing was changed)" } else { "" }
         ));
         lines.join("\n")
     })
+}
+
+/// What the change comes to, in a line.
+fn forecast_text(forecast: &Forecast) -> String {
+    let bytes = ByteCount(forecast.update_bytes);
+    let mut text = format!("{} device(s) move, {bytes} on the link", forecast.devices);
+    if let Some(BeforeAfter { before, after }) = forecast.accuracy {
+        let (before, after) = (before * 100.0, after * 100.0);
+        text.push_str(&format!(", accuracy expected {after:.1} % after {before:.1} %"));
+    }
+    if forecast.waiting > 0 {
+        text.push_str(&format!("; {} of them wait for a rollout", forecast.waiting));
+    }
+    text
 }
 
 /// The fleet that `text` declares; `from` is named in errors.
@@ -182,41 +183,6 @@ pub(crate) fn parse_fleet(text: &str, from: &str) -> Outcome<FleetSpec> {
         toml::from_str(text).or_input(format!("cannot read the fleet in {from}"), advice)?;
     fleet.check().or_input(format!("cannot use the fleet in {from}"), advice)?;
     Ok(fleet)
-}
-
-/// Runs `secateur device`.
-///
-/// # Errors
-/// As the coordinator answers.
-pub(crate) async fn device(command: DeviceCommand, at: &Coordinator, output: Output) -> Outcome {
-    let mut client = Client::connect(&at.coordinator).await?;
-    match command {
-        DeviceCommand::List => {
-            let devices = client.devices().await?;
-            output.print(&devices, || device_table(&devices))
-        }
-        DeviceCommand::Show { device } => {
-            let device = client.device(&device).await?;
-            output.print(&device, || describe(&device))
-        }
-        DeviceCommand::Why { device } => {
-            let device = client.device(&device).await?;
-            #[derive(Serialize)]
-            struct Why<'a> {
-                id: &'a str,
-                name: &'a str,
-                feasible: bool,
-                met: bool,
-                reason: &'a str,
-                history: &'a [String],
-            }
-            let Device { id, name, feasible, met, reason, history, .. } = &device;
-            output.print(&Why { id, name, feasible: *feasible, met: *met, reason, history }, || {
-                let earlier = history.iter().skip(1).map(|reason| format!("  before: {reason}"));
-                [format!("{name}: {reason}")].into_iter().chain(earlier).collect::<Vec<_>>().join("\n")
-            })
-        }
-    }
 }
 
 /// Runs `secateur plan`.
@@ -305,95 +271,4 @@ fn ladder(model: &Model) -> String {
     };
     let rows: Vec<_> = model.rungs.iter().enumerate().map(row).collect();
     format!("{}  {}\n{}", model.name, &model.digest[..16], table(&columns, &rows))
-}
-
-fn device_table(devices: &[Device]) -> String {
-    let columns = [
-        ("device", Align::Left),
-        ("group", Align::Left),
-        ("state", Align::Left),
-        ("rung", Align::Left),
-        ("MACs", Align::Right),
-        ("accuracy", Align::Right),
-        ("p95", Align::Right),
-        ("budget", Align::Left),
-        ("why", Align::Left),
-    ];
-    let rows: Vec<_> = devices
-        .iter()
-        .map(|device| {
-            let report = device.report.as_ref();
-            vec![
-                device.name.clone(),
-                device.group.clone(),
-                state(device).to_owned(),
-                device.rung_label.clone(),
-                if device.variant.is_some() { device.cost.macs.to_string() } else { "–".into() },
-                report
-                    .map_or("–".into(), |r| percent(r.accuracy.correct as f64, r.accuracy.samples as f64)),
-                report.map_or("–".into(), |r| r.latency.p95.to_string()),
-                device.budget.to_string(),
-                device.reason.clone(),
-            ]
-        })
-        .collect();
-    table(&columns, &rows)
-}
-
-fn state(device: &Device) -> &'static str {
-    match device {
-        Device { connected: false, .. } => "offline",
-        Device { group, .. } if group.is_empty() => "no group",
-        Device { feasible: false, .. } => "infeasible",
-        Device { met: true, .. } => "met",
-        device if device.settled() => "over budget",
-        _ => "moving",
-    }
-}
-
-fn describe(device: &Device) -> String {
-    let labels: Vec<_> = device.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mut lines = vec![
-        format!("device      {} ({})", device.name, device.id),
-        format!("labels      {}", labels.join(",")),
-        format!("state       {}", state(device)),
-        format!("group       {}, model {}", device.group, device.model),
-        format!("budget      {}", device.budget),
-        format!("why         {}", device.reason),
-    ];
-    if let Some(variant) = device.variant {
-        let (label, cost) = (&device.rung_label, device.cost);
-        lines.push(format!(
-            "assigned    rung {} ({label}), generation {}, {variant}",
-            device.rung, device.generation
-        ));
-        lines.push(format!(
-            "cost        {} MACs, {} of {} weights, {} stored, {} at peak",
-            MacCount(cost.macs.get()),
-            cost.nonzero,
-            cost.parameters,
-            cost.model_bytes,
-            cost.peak_memory_bytes
-        ));
-    }
-    if let Some(report) = &device.report {
-        let (low, high) = report.accuracy.interval();
-        lines.push(format!(
-            "measured    {}/{} correct, {:.1} % ({:.1}–{:.1}); p50 {}, p95 {}, p99 {}; peak {}; disk {}; received {}",
-            report.accuracy.correct,
-            report.accuracy.samples,
-            report.accuracy.value() * 100.0,
-            low * 100.0,
-            high * 100.0,
-            report.latency.p50,
-            report.latency.p95,
-            report.latency.p99,
-            report.memory.inference_peak,
-            report.disk_bytes,
-            report.wire_bytes
-        ));
-        lines.push(format!("today       received {}", report.today));
-    }
-    lines.extend(device.history.iter().map(|reason| format!("move        {reason}")));
-    lines.join("\n")
 }

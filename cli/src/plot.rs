@@ -4,35 +4,39 @@ use std::fmt::Write;
 
 /// What is drawn.
 #[derive(Clone, Debug)]
-pub(super) struct Plot {
+pub struct Plot {
     /// Above the plot.
-    pub(super) title: String,
+    pub title: String,
     /// Under the horizontal axis, which starts at zero.
-    pub(super) x_label: String,
+    pub x_label: String,
     /// Beside the vertical axis.
-    pub(super) y_label: String,
+    pub y_label: String,
     /// A point to compare with: its name, and where it lies. Its height is a dashed line over the whole width.
-    pub(super) level: Option<(String, Point)>,
+    pub level: Option<(String, Point)>,
     /// The lines; colours and marks repeat after eight.
-    pub(super) lines: Vec<Line>,
+    pub lines: Vec<Line>,
 }
 
 /// One line.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub struct Line {
     /// Its name in the legend.
-    pub(super) name: String,
+    pub name: String,
     /// Its points in the order in which they are joined.
-    pub(super) points: Vec<Point>,
+    pub points: Vec<Point>,
 }
 
 /// One point, with the interval that its height lies in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
+pub struct Point {
+    /// Along the horizontal axis.
+    pub x: f64,
+    /// Along the vertical axis.
+    pub y: f64,
+    /// Where the interval begins; `y` for none.
+    pub low: f64,
+    /// Where it ends.
+    pub high: f64,
 }
 
 const WIDTH: f64 = 760.0;
@@ -96,7 +100,7 @@ impl Axis {
 }
 
 /// The document. Values that are no finite numbers are left out.
-pub(super) fn svg(plot: &Plot) -> String {
+pub fn svg(plot: &Plot) -> String {
     let finite = |p: &Point| [p.x, p.y, p.low, p.high].iter().all(|value| value.is_finite());
     let level = plot.level.as_ref().filter(|(_, point)| finite(point));
     let lines = plot.lines.iter().flat_map(|line| &line.points);

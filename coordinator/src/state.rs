@@ -1,0 +1,153 @@
+//! What is known: a mirror in memory of what the store holds. It is changed in one place, [`crate::draft`], and stored
+//! before it is seen.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use secateur_common::{DeviceId, FleetSpec, Generation, ModelName, Name, VariantId};
+use secateur_plan::rollout::Rollout;
+use secateur_plan::{Assignment, Ladder, Plan, Reason};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::ModelRecord;
+use crate::inventory::DeviceRecord;
+use crate::store::records::{self, Counters};
+use crate::store::{Store, StoreError, migrate};
+
+/// What is known, as stored.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) models: BTreeMap<ModelName, ModelRecord>,
+    pub(crate) devices: BTreeMap<DeviceId, Box<DeviceRecord>>,
+    /// What each device should run: together, the newest plan.
+    pub(crate) assigned: BTreeMap<DeviceId, Box<Assigned>>,
+    pub(crate) fleet: FleetSpec,
+    /// The newest plan last, with those before it that can still be told.
+    pub(crate) plans: VecDeque<PlanRecord>,
+    pub(crate) counters: Counters,
+    /// By the group that stages its changes.
+    pub(crate) rollouts: BTreeMap<Name, Rollout>,
+}
+
+/// What one device should run.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Assigned {
+    pub(crate) device: DeviceId,
+    pub(crate) assignment: Assignment,
+    /// The device's last moves and failures, newest first.
+    pub(crate) history: Vec<String>,
+}
+
+/// A plan's head: its assignments are each device's own, and what it changed is in [`Undo`].
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PlanRecord {
+    pub(crate) id: u64,
+    pub(crate) parent: u64,
+    pub(crate) cause: String,
+    /// Assignments that it changed.
+    pub(crate) changed: u64,
+}
+
+/// What leads from a plan back to its parent: the assignments that it replaced; none where a device had none.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Undo {
+    pub(crate) plan: u64,
+    pub(crate) before: Vec<(DeviceId, Option<Assignment>)>,
+}
+
+/// Lines of history kept a device.
+const HISTORY: usize = 20;
+
+impl Assigned {
+    /// Writes a line into the history.
+    pub(crate) fn note(&mut self, mut line: String) {
+        line.truncate(line.floor_char_boundary(secateur_common::caps::TEXT_BYTES));
+        self.history.insert(0, line);
+        self.history.truncate(HISTORY);
+    }
+}
+
+impl State {
+    pub(crate) fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        migrate(store)?;
+        let models: Vec<ModelRecord> = records::all(store)?;
+        let devices: Vec<DeviceRecord> = records::all(store)?;
+        let assigned: Vec<Assigned> = records::all(store)?;
+        let rollouts: Vec<Rollout> = records::all(store)?;
+        Ok(Self {
+            models: models.into_iter().map(|model| (model.ladder.model.clone(), model)).collect(),
+            devices: devices.into_iter().map(|device| (device.view.id, Box::new(device))).collect(),
+            assigned: assigned.into_iter().map(|assigned| (assigned.device, Box::new(assigned))).collect(),
+            fleet: records::all(store)?.pop().unwrap_or_default(),
+            plans: records::all(store)?.into(),
+            counters: records::all(store)?.pop().unwrap_or_default(),
+            rollouts: rollouts.into_iter().map(|rollout| (rollout.group.clone(), rollout)).collect(),
+        })
+    }
+
+    /// The assignment of a device in the newest plan.
+    pub(crate) fn assignment(&self, id: DeviceId) -> Option<&Assignment> {
+        self.assigned.get(&id).map(|assigned| &assigned.assignment)
+    }
+
+    /// The newest plan's head; of id 0 where there is none yet.
+    pub(crate) fn plan(&self) -> PlanRecord {
+        self.plans.back().cloned().unwrap_or_default()
+    }
+
+    /// The newest plan, whole.
+    pub(crate) fn whole_plan(&self) -> Plan {
+        let PlanRecord { id, parent, .. } = self.plan();
+        let each = self.assigned.iter().map(|(id, assigned)| (*id, assigned.assignment.clone()));
+        Plan { id, parent, assignments: each.collect() }
+    }
+
+    pub(crate) fn ladder(&self, model: &ModelName) -> Option<&Ladder> {
+        self.models.get(model).map(|model| &model.ladder)
+    }
+
+    /// What the devices of a group are assigned.
+    pub(crate) fn members(&self, group: &Name) -> impl Iterator<Item = &Assigned> {
+        let member = |assigned: &&Assigned| assigned.assignment.group.as_ref() == Some(group);
+        self.assigned.values().map(|assigned| &**assigned).filter(member)
+    }
+
+    /// A device that goes back to a variant of `model` if its rollout is halted.
+    pub(crate) fn goes_back_to(&self, model: &ModelName) -> Option<DeviceId> {
+        let back = |assigned: &Assigned| {
+            let before = assigned.assignment.trial.as_ref().and_then(|trial| trial.before.as_ref());
+            before.is_some_and(|(before, _)| before == model)
+        };
+        self.assigned.values().find(|assigned| back(assigned)).map(|assigned| assigned.device)
+    }
+
+    /// The model that has `variant` as a rung.
+    pub(crate) fn model_of(&self, variant: VariantId) -> Option<&ModelName> {
+        self.models.iter().find(|(_, model)| model.ladder.find(variant).is_some()).map(|(name, _)| name)
+    }
+
+    /// What an update for `device` can start from: of what it holds, the variants that are known here.
+    pub(crate) fn bases(&self, device: &DeviceRecord) -> Vec<VariantId> {
+        device.held.iter().copied().filter(|held| self.model_of(*held).is_some()).collect()
+    }
+
+    /// What a plan for `device` goes on from: its assignment. A device that has accepted a newer generation than that is
+    /// ahead of the store, which was restored from a backup: it is held at what it has.
+    pub(crate) fn parent(&self, device: &DeviceRecord) -> Option<Assignment> {
+        let known = self.assignment(device.view.id);
+        let newest = known.map_or(Generation(0), |known| known.generation);
+        if device.accepted <= newest {
+            return known.cloned();
+        }
+        let variant = device.active.map(|(variant, _)| variant);
+        Some(Assignment {
+            group: known.and_then(|known| known.group.clone()),
+            model: variant.and_then(|variant| self.model_of(variant)).cloned(),
+            variant,
+            generation: device.accepted,
+            budget: known.map(|known| known.budget.clone()).unwrap_or_default(),
+            feasible: false,
+            reason: Reason::Restored,
+            trial: None,
+        })
+    }
+}
