@@ -8,7 +8,7 @@ use super::layout::{Gap, Layout, Shape};
 use super::lower::Reason;
 use super::memory::{self, Life};
 use super::network::{Activation, Network, Node, Op, ValueId};
-use super::steps::{Clear, Kind, Port, Step};
+use super::steps::{Kind, Port, Step};
 use super::{Plan, steps};
 use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
 
@@ -41,9 +41,8 @@ pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
             _ => (steps::plain(node, &port), node.activation),
         };
         weight_bytes += kind.weight_bytes();
-        steps.push(Step { kind, to: port(node.output), activation, clear: Clear::Nothing });
+        steps.push(Step { kind, to: port(node.output), activation });
     }
-    mark_clears(&mut steps);
     let output = port(*network.outputs.first().ok_or("it has no output")?);
     let input_len = network.values[network.nodes[0].output].len();
     Ok(Plan { isa, steps, slots, output: (output.slot, output.layout), input_len, weight_bytes })
@@ -56,9 +55,11 @@ fn layouts(network: &Network) -> Vec<Layout> {
     let mut flat = vec![false; network.values.len()];
     for node in &network.nodes {
         match &node.op {
-            Op::Conv { window, .. } => {
+            Op::Conv { weights, window, group, .. } => {
                 let value = node.inputs[0];
-                needs[value] = needs[value].max(convolution::gap(window, network.values[value]));
+                let mut gap = convolution::gap(window, network.values[value]);
+                gap.lines = convolution::wants_lines(weights, window, *group);
+                needs[value] = needs[value].max(gap);
             }
             Op::Reshape => flat[node.inputs[0]] = true,
             _ => {}
@@ -78,19 +79,6 @@ fn layouts(network: &Network) -> Vec<Layout> {
     (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value))).collect()
 }
 
-/// Marks what each step must zero: all gaps where its slot holds other layouts as well, in this run or the last.
-fn mark_clears(steps: &mut [Step]) {
-    for index in 0..steps.len() {
-        let to = steps[index].to;
-        let shares = |other: &Step| other.to.slot == to.slot && !other.to.layout.is_like(&to.layout);
-        steps[index].clear = match (steps.iter().any(shares), steps[index].kind.spills()) {
-            (true, _) => Clear::All,
-            (false, true) => Clear::Columns,
-            (false, false) => Clear::Nothing,
-        };
-    }
-}
-
 /// The value whose memory each value has: its own, or for a reshape without gaps that of what is reshaped.
 fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
     let mut roots: Vec<ValueId> = (0..network.values.len()).collect();
@@ -104,7 +92,10 @@ fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
 }
 
 fn lives(network: &Network, layouts: &[Layout], roots: &[ValueId]) -> Vec<Life> {
-    let kind = |layout: &Layout| layouts.iter().position(|other| other.is_like(layout)).unwrap_or(0);
+    let kind = |layout: &Layout| {
+        let alike = |other: &Layout| other.is_like(layout) || other.is_dense() && layout.is_dense();
+        layouts.iter().position(alike).unwrap_or(0)
+    };
     let life = |layout: &Layout| Life { first: 0, last: 0, len: layout.len(), kind: kind(layout) };
     let mut lives: Vec<Life> = layouts.iter().map(life).collect();
     for (index, node) in network.nodes.iter().enumerate() {
