@@ -12,6 +12,7 @@ pub mod core;
 mod credential;
 pub mod install;
 mod link;
+mod loaded;
 mod measure;
 pub mod meter;
 mod report;

@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 
 use secateur_common::{ByteCount, Digest, VariantId, caps};
+use secateur_engine::KernelChoices;
 
 use super::kv::Change;
-use super::{Cache, CacheError, Result};
+use super::{Cache, CacheError, Result, record};
 
 impl Cache {
     /// The variants that are held.
@@ -63,6 +64,28 @@ impl Cache {
         self.get(&piece(FRAMES, variant, index))
     }
 
+    /// The kernels that trials found for a variant on this device; none where they are not known, or damaged.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn kernels(&self, variant: VariantId) -> Result<Option<KernelChoices>> {
+        let stored = self.get(&pieces(KERNELS, variant))?;
+        let stored: Option<(String, Vec<String>)> = stored.and_then(|bytes| record::decode(&bytes));
+        Ok(stored.map(|(set, ways)| KernelChoices { set, ways }))
+    }
+
+    /// Keeps the kernels that trials found for a variant, unless there are too many for one value: then it is tried again.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn keep_kernels(&self, variant: VariantId, kernels: &KernelChoices) -> Result<()> {
+        let value = record::encode(&(&kernels.set, &kernels.ways));
+        if value.len() > caps::CACHE_VALUE_BYTES {
+            return Ok(());
+        }
+        self.apply(vec![Change::Put(pieces(KERNELS, variant), value)])
+    }
+
     /// Forgets a variant: the record that makes it held first, then its bytes.
     ///
     /// # Errors
@@ -71,6 +94,7 @@ impl Cache {
         self.apply(vec![Change::Delete(held_key(variant))])?;
         self.delete_all(&pieces(FRAMES, variant))?;
         self.delete_all(&pieces(MANIFEST, variant))?;
+        self.delete_all(&pieces(KERNELS, variant))?;
         self.flush()
     }
 
@@ -84,13 +108,14 @@ impl Cache {
             let digest = key.get(2..34).and_then(|digest| Digest::try_from(digest).ok());
             digest.is_some_and(|digest| held.contains(&VariantId(digest)))
         };
-        let keys = [self.keys(FRAMES)?, self.keys(MANIFEST)?].concat();
+        let keys = [self.keys(FRAMES)?, self.keys(MANIFEST)?, self.keys(KERNELS)?].concat();
         self.apply(keys.into_iter().filter(|key| !of_held(key)).map(Change::Delete).collect())
     }
 }
 
 const FRAMES: &[u8] = b"v/";
 const MANIFEST: &[u8] = b"m/";
+const KERNELS: &[u8] = b"k/";
 
 fn held_key(variant: VariantId) -> Vec<u8> {
     [&b"h/"[..], variant.0.as_bytes()].concat()

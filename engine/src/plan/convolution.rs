@@ -129,43 +129,54 @@ impl Plan<'_> {
         Grid { places: places.collect(), lanes: 1, kept: [1; 2], spills: false }
     }
 
-    /// The ways to pack it: single rows, and blocks of rows that share their taps, unless those are hopeless.
-    pub(super) fn candidates(&self, isa: Isa, clamp: Clamp) -> impl Iterator<Item = Convolution> {
+    /// The ways to pack it, each with its name: `earlier`, if that is one; else single rows, and blocks of rows that share
+    /// their taps, unless those are hopeless.
+    pub(super) fn candidates(
+        &self,
+        isa: Isa,
+        clamp: Clamp,
+        earlier: Option<&str>,
+    ) -> impl Iterator<Item = (&'static str, Convolution)> {
         let (rows, grid, pixels) = (self.rows(), self.grid(), self.pixels());
         let share = rows.len() / self.group;
         let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
-        let mut ways: Vec<(f64, Form, Vec<Vec<usize>>)> = Vec::new();
-        for (form, height) in WAYS {
+        let known = WAYS.iter().position(|way| Some(way.0) == earlier);
+        let mut ways: Vec<(f64, &Way, Vec<Vec<usize>>)> = Vec::new();
+        for way in known.map_or(&WAYS[..], |at| &WAYS[at..=at]) {
+            let &(_, form, height) = way;
             let block = |group: usize| blocks(&rows, group * share..(group + 1) * share, height, alike);
             let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
             let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
-            if height > 1 && tallest * 2 <= height {
+            if height > 1 && tallest * 2 <= height && known.is_none() {
                 continue;
             }
             let places = if form == Form::Channels { &pixels } else { &grid }.places.len();
-            ways.push((estimate(isa, form, &rows, &groups, places), form, groups));
+            ways.push((estimate(isa, form, &rows, &groups, places), way, groups));
         }
         let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
         let hopeful = ways.into_iter().filter(move |way| way.0 <= HOPE * best);
-        hopeful.map(move |(_, form, groups)| {
+        hopeful.map(move |(_, &(name, form, _), groups)| {
             let grid = if form == Form::Channels { &pixels } else { &grid };
-            Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp)
+            (name, Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp))
         })
     }
 }
 
-/// Forms and heights of blocks.
-const WAYS: [(Form, usize); 10] = [
-    (Form::Positions, 1),
-    (Form::Positions, 2),
-    (Form::Positions, 4),
-    (Form::Positions, 6),
-    (Form::Positions, 8),
-    (Form::Pairs, 2),
-    (Form::Channels, 8),
-    (Form::Channels, 16),
-    (Form::Channels, 24),
-    (Form::Channels, 32),
+/// A name, a form and the height of blocks.
+type Way = (&'static str, Form, usize);
+
+/// All ways to pack a convolution.
+const WAYS: [Way; 10] = [
+    ("positions × 1", Form::Positions, 1),
+    ("positions × 2", Form::Positions, 2),
+    ("positions × 4", Form::Positions, 4),
+    ("positions × 6", Form::Positions, 6),
+    ("positions × 8", Form::Positions, 8),
+    ("pairs", Form::Pairs, 2),
+    ("channels × 8", Form::Channels, 8),
+    ("channels × 16", Form::Channels, 16),
+    ("channels × 24", Form::Channels, 24),
+    ("channels × 32", Form::Channels, 32),
 ];
 
 /// A way whose estimate is over this many times the best is not tried.
