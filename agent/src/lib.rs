@@ -18,6 +18,7 @@ pub mod meter;
 mod report;
 mod run;
 mod scratch;
+pub mod sensors;
 pub mod serve;
 pub mod status;
 mod task;

@@ -38,6 +38,7 @@ pub(crate) fn take(
         accuracy: measured.accuracy + labelled,
         latency: measured.latency,
         memory: measured.memory,
+        sensed: measured.sensed,
         model_bytes: cache.stored_bytes(active.variant)?.unwrap_or(ByteCount(0)),
         disk_bytes: cache.disk_bytes(),
         wire_bytes: cache.received()?,

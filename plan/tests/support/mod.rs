@@ -44,6 +44,7 @@ pub(crate) fn report(device: &mut DeviceView, ladder: &Ladder, rung: &Rung, p95_
         accuracy: rung.accuracy.unwrap_or_default(),
         latency: LatencySummary { count: 100, p50: Micros(p95_us), p95: Micros(p95_us), p99: Micros(p95_us) },
         memory: Default::default(),
+        sensed: Default::default(),
         model_bytes: rung.cost.model_bytes,
         disk_bytes: rung.cost.model_bytes,
         wire_bytes: rung.cost.model_bytes,
