@@ -16,6 +16,7 @@ use secateur_update::{Base, Collector, DecodeError, Decoder, Manifest, Sink};
 use crate::cache::Cache;
 use crate::core::{Active, UpdateRef, Wanted};
 use crate::link::Probe;
+use crate::loaded::Loaded;
 use crate::scratch::Scratch;
 
 /// Makes the variant of a whole update held. Whatever comes of it, the update's bytes are used up; a base that cannot be
@@ -112,12 +113,12 @@ fn read<S: Sink>(cache: &Cache, variant: VariantId, sink: S) -> anyhow::Result<S
     Ok(decoder.finish()?.1)
 }
 
-/// Tests the stored variant on the probe and brings it into force; with the session that passed the test.
+/// Tests the stored variant on the probe, where there is one, and brings it into force; as it was loaded for the test.
 pub(crate) fn activate(
     cache: &Cache,
     wanted: &Wanted,
     probe: Option<&Probe>,
-) -> anyhow::Result<(Graph, Option<Session>)> {
+) -> anyhow::Result<(Graph, Option<Loaded>)> {
     let active =
         Active { model: wanted.model.clone(), variant: wanted.variant, generation: wanted.generation };
     let graph = match stored(cache, active.variant) {
@@ -127,15 +128,19 @@ pub(crate) fn activate(
             return Err(error.context("the stored variant is damaged and was dropped"));
         }
     };
-    let session = probe.map(|probe| self_test(&graph, probe)).transpose()?;
+    let test = |probe: &Probe| {
+        let loaded = Loaded::load(cache, wanted.variant, &graph)?;
+        self_test(&loaded.session, probe)?;
+        anyhow::Ok(loaded)
+    };
+    let loaded = probe.map(test).transpose()?;
     cache.activate(&active)?;
     tracing::info!(variant = %active.variant.0.short(), generation = %active.generation, "in force");
-    Ok((graph, session))
+    Ok((graph, loaded))
 }
 
 /// The variant must give the outputs that the coordinator got.
-fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<Session> {
-    let session = Session::load(graph)?;
+fn self_test(session: &Session, probe: &Probe) -> anyhow::Result<()> {
     let input = probe_input(probe.seed, session.input_shape().iter().product());
     let output = session.run(&input)?;
     let scale = probe.expected.iter().fold(0f32, |largest, value| largest.max(value.abs()));
@@ -143,7 +148,7 @@ fn self_test(graph: &Graph, probe: &Probe) -> anyhow::Result<Session> {
     if output.len() < probe.expected.len() || !output.iter().zip(&probe.expected).all(fits) {
         bail!("self-test failed: the outputs on the probe are not those expected");
     }
-    Ok(session)
+    Ok(())
 }
 
 /// Cuts the bytes of an update, which come in any pieces, into its manifest and frames.

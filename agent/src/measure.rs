@@ -1,13 +1,11 @@
 //! What the device measures with the variant in force: accuracy on its own shard, latency, memory.
 
-use std::time::Instant;
+use secateur_common::{Accuracy, DeviceMemory, LatencySummary, Sensed};
+use secateur_engine::{Dataset, EngineError};
 
-use secateur_common::{Accuracy, ByteCount, DeviceMemory, LatencySummary, probe_input};
-use secateur_engine::{Dataset, EngineError, Latencies, Session};
-use secateur_model::Graph;
+use crate::loaded::Loaded;
+use crate::sensors::{Sensors, process_peak};
 
-/// The heap, as counted by the program's allocator (zeros where the program does not install it).
-const HEAP: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 /// Inferences that are timed where there is no shard.
 const PROBE_RUNS: usize = 200;
 
@@ -17,40 +15,27 @@ pub(crate) struct Measured {
     pub(crate) accuracy: Accuracy,
     pub(crate) latency: LatencySummary,
     pub(crate) memory: DeviceMemory,
+    pub(crate) sensed: Sensed,
 }
 
-/// Loads `graph`, answers the whole shard twice and times the second pass.
-pub(crate) fn measure(graph: &Graph, shard: Option<&Dataset>) -> Result<Measured, EngineError> {
-    let before = HEAP.current_usage();
-    HEAP.reset_peak_usage();
-    let session = Session::load(graph)?;
+/// Answers the whole shard twice and times the second pass; without a shard, times the probe.
+pub(crate) fn measure(loaded: &Loaded, shard: Option<&Dataset>) -> Result<Measured, EngineError> {
+    let session = &loaded.session;
     let accuracy = match shard {
-        Some(shard) => secateur_engine::evaluate(&session, shard, |_, _| {})?,
+        Some(shard) => secateur_engine::evaluate(session, shard, |_, _| {})?,
         None => Accuracy::default(),
     };
-    let probe = probe_input(0, session.input_shape().iter().product());
-    let runs = shard.map_or(PROBE_RUNS, Dataset::len);
-    let mut latencies = Latencies::default();
-    for index in 0..runs {
-        let input = shard.map_or(&probe[..], |shard| shard.sample(index));
-        let start = Instant::now();
-        session.run(input)?;
-        latencies.record(start.elapsed());
-    }
+    let sensors = Sensors::start();
+    let latencies = match shard {
+        Some(shard) => {
+            secateur_engine::latencies_on(session, (0..shard.len()).map(|index| shard.sample(index)))?
+        }
+        None => secateur_engine::latencies(session, PROBE_RUNS)?,
+    };
     Ok(Measured {
         accuracy,
         latency: latencies.summary(),
-        memory: DeviceMemory {
-            inference_peak: ByteCount(HEAP.peak_usage().saturating_sub(before) as u64),
-            process_peak: process_peak(),
-        },
+        memory: DeviceMemory { inference_peak: loaded.heap_peak, process_peak: process_peak() },
+        sensed: sensors.sensed(latencies.count()),
     })
-}
-
-/// `VmHWM` of this process; zero where the system does not tell.
-fn process_peak() -> ByteCount {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
-    ByteCount(kib.unwrap_or(0) * 1024)
 }

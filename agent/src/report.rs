@@ -4,23 +4,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use secateur_common::{ByteCount, Ledger, Report};
 use secateur_engine::Dataset;
-use secateur_model::Graph;
 
 use crate::cache::Cache;
+use crate::loaded::Loaded;
 use crate::measure::measure;
 use crate::serve::Serving;
 
 /// Measures what is in force and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
 pub(crate) fn take(
     cache: &Cache,
-    graph: Option<&Graph>,
+    loaded: Option<&Loaded>,
     shard: Option<&Dataset>,
     serving: Option<&Serving>,
     unix_s: u64,
     today: Ledger,
 ) -> anyhow::Result<Option<Report>> {
-    let (Some(graph), Some(active)) = (graph, cache.held()?.active) else { return Ok(None) };
-    let measured = match measure(graph, shard) {
+    let (Some(loaded), Some(active)) = (loaded, cache.held()?.active) else { return Ok(None) };
+    let measured = match measure(loaded, shard) {
         Ok(measured) => measured,
         Err(error) => {
             // The line is good and the variant serves: what cannot be measured is no reason to end either.
@@ -38,6 +38,7 @@ pub(crate) fn take(
         accuracy: measured.accuracy + labelled,
         latency: measured.latency,
         memory: measured.memory,
+        sensed: measured.sensed,
         model_bytes: cache.stored_bytes(active.variant)?.unwrap_or(ByteCount(0)),
         disk_bytes: cache.disk_bytes(),
         wire_bytes: cache.received()?,

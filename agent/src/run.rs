@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use secateur_common::{Cause, caps};
+use secateur_common::{Cause, ModelName, VariantId, caps};
 use secateur_engine::Dataset;
 use secateur_model::Graph;
 use tokio::time::Interval;
@@ -14,8 +14,10 @@ use tokio::time::Interval;
 use crate::Config;
 use crate::backoff::Backoff;
 use crate::cache::Cache;
+use crate::core::Active;
 use crate::credential::credential;
 use crate::link::{Heard, Link};
+use crate::loaded::Loaded;
 use crate::meter::Meter;
 use crate::serve::Serving;
 use crate::status::Status;
@@ -27,8 +29,8 @@ pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
     pub(crate) status: Status,
-    /// The graph in force.
-    pub(crate) graph: Option<Graph>,
+    /// The variant in force, compiled.
+    loaded: Option<Arc<Loaded>>,
     /// Answers applications; none where none may ask.
     pub(crate) serving: Option<Serving>,
     pub(crate) meter: Meter,
@@ -72,23 +74,40 @@ impl Agent {
         let shard = config.shard.as_deref().map(read_shard).transpose()?;
         let cache = Cache::open(&config.data.join("cache"))?;
         cache.drop_unheld()?;
-        let graph = in_force(&cache)?;
         let mut measurement = tokio::time::interval(Duration::from_secs(config.report_s.max(1)));
         measurement.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let meter = Meter::open(&cache)?;
         let (status, serving) = (Status::default(), None);
-        Ok(Self { cache, meter, clock, shard, status, graph, serving, config, measurement })
+        Ok(Self { cache, meter, clock, shard, status, loaded: None, serving, config, measurement })
     }
 
-    /// Listens for applications, and serves what is in force.
+    /// Listens for applications, and runs what is in force.
     async fn serve_applications(&mut self) -> anyhow::Result<()> {
         self.serving = Serving::start(&self.config).await?;
-        if let (Some(serving), Some(graph), Some(active)) =
-            (&self.serving, &self.graph, self.cache.held()?.active)
-        {
-            tokio::task::block_in_place(|| serving.put(&active.model, active.variant, graph, None));
+        tokio::task::block_in_place(|| {
+            if let Some((active, graph)) = in_force(&self.cache)? {
+                self.load(&active.model, active.variant, &graph);
+            }
+            Ok(())
+        })
+    }
+
+    /// Compiles a variant that is in force, and runs it from now on; one that cannot be loaded is logged, and what ran
+    /// before runs on.
+    pub(crate) fn load(&mut self, model: &ModelName, variant: VariantId, graph: &Graph) {
+        match Loaded::load(&self.cache, variant, graph) {
+            Ok(loaded) => self.run(model, variant, loaded),
+            Err(error) => tracing::error!("cannot run it: {:#}", anyhow::Error::from(error)),
         }
-        Ok(())
+    }
+
+    /// Serves and measures `loaded` from now on.
+    pub(crate) fn run(&mut self, model: &ModelName, variant: VariantId, loaded: Loaded) {
+        let loaded = Arc::new(loaded);
+        if let Some(serving) = &self.serving {
+            serving.put(model, variant, loaded.clone());
+        }
+        self.loaded = Some(loaded);
     }
 
     /// Dials again and again; returns only with an error.
@@ -185,9 +204,9 @@ impl Agent {
     }
 
     fn measure(&mut self) -> anyhow::Result<Option<secateur_common::Report>> {
-        let (cache, graph, shard) = (&self.cache, self.graph.as_ref(), self.shard.as_ref());
+        let (cache, loaded, shard) = (&self.cache, self.loaded.as_deref(), self.shard.as_ref());
         let report = tokio::task::block_in_place(|| {
-            report::take(cache, graph, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
+            report::take(cache, loaded, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
         });
         self.status.write(&self.config.data);
         report
@@ -205,10 +224,10 @@ impl Agent {
 }
 
 /// In force is what can be read: a damaged variant is dropped, and the one before takes its place.
-fn in_force(cache: &Cache) -> anyhow::Result<Option<Graph>> {
+fn in_force(cache: &Cache) -> anyhow::Result<Option<(Active, Graph)>> {
     while let Some(active) = cache.held()?.active {
         match install::stored(cache, active.variant) {
-            Ok(graph) => return Ok(Some(graph)),
+            Ok(graph) => return Ok(Some((active, graph))),
             Err(error) => {
                 tracing::error!("the variant in force is damaged and is dropped: {error:#}");
                 cache.drop_variant(active.variant)?;

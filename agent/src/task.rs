@@ -80,20 +80,15 @@ impl Agent {
                 Step::Activate => {
                     self.tell("activating", true);
                     let done = tokio::task::block_in_place(|| {
-                        let (graph, session) =
+                        let (graph, loaded) =
                             install::activate(&self.cache, &task.wanted, task.probe.as_ref())?;
-                        if let Some(serving) = &self.serving {
-                            serving.put(&task.wanted.model, task.wanted.variant, &graph, session);
+                        match loaded {
+                            Some(loaded) => self.run(&task.wanted.model, task.wanted.variant, loaded),
+                            None => self.load(&task.wanted.model, task.wanted.variant, &graph),
                         }
-                        anyhow::Ok(graph)
+                        anyhow::Ok(())
                     });
-                    let failure = match done {
-                        Ok(graph) => {
-                            self.graph = Some(graph);
-                            None
-                        }
-                        Err(error) => Some(format!("{error:#}")),
-                    };
+                    let failure = done.err().map(|error| format!("{error:#}"));
                     // Dropped because it was damaged: a full update brings it back.
                     let gone = !self.cache.held()?.variants.contains(&task.wanted.variant);
                     self.end(link, &task, failure, gone).await?;

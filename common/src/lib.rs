@@ -27,6 +27,6 @@ pub use ids::{DeviceId, Generation, ModelName, Name};
 pub use labels::{Labels, Selector};
 pub use ledger::{Cause, Ledger};
 pub use probe::probe_input;
-pub use report::{DeviceMemory, Heard, LatencySummary, Report};
+pub use report::{DeviceMemory, Heard, LatencySummary, Report, Sensed};
 pub use rollout::{JudgePolicy, Portion, RolloutPolicy, Share, Window};
 pub use units::{ByteCount, MacCount, Micros, ParseError};

@@ -26,6 +26,17 @@ pub struct DeviceMemory {
     pub process_peak: ByteCount,
 }
 
+/// What the machine told of itself while inferences were timed; none of what it does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Sensed {
+    /// Nanojoules that the processor's packages took for each inference, all else that ran meanwhile included (RAPL).
+    pub energy_per_inference_nj: Option<u64>,
+    /// The hottest zone afterwards, in thousandths of a degree Celsius.
+    pub temperature_millidegrees: Option<i64>,
+    /// Times that a core was throttled for its heat meanwhile.
+    pub throttled: Option<u64>,
+}
+
 /// What one device measured with one variant. It holds no input, no output and no label.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -43,6 +54,9 @@ pub struct Report {
     pub latency: LatencySummary,
     /// Peak memory.
     pub memory: DeviceMemory,
+    /// Energy, heat and throttling, where the machine tells.
+    #[serde(default)]
+    pub sensed: Sensed,
     /// The variant as stored on the device.
     pub model_bytes: ByteCount,
     /// The whole cache directory on disk.

@@ -14,6 +14,6 @@ mod session;
 mod tract;
 
 pub use dataset::{Dataset, DatasetError};
-pub use measure::{Latencies, evaluate, latencies};
-pub use plan::StepTime;
+pub use measure::{Latencies, evaluate, latencies, latencies_on};
+pub use plan::{KernelChoices, StepTime};
 pub use session::{Backend, EngineError, Profile, Session};

@@ -80,10 +80,21 @@ pub fn latencies(session: &Session, runs: usize) -> Result<Latencies, EngineErro
     for _ in 0..runs / 10 {
         session.run(&input)?;
     }
+    latencies_on(session, std::iter::repeat_n(&input[..], runs))
+}
+
+/// Times one inference of each of `inputs`.
+///
+/// # Errors
+/// Where an inference fails.
+pub fn latencies_on<'i>(
+    session: &Session,
+    inputs: impl IntoIterator<Item = &'i [f32]>,
+) -> Result<Latencies, EngineError> {
     let mut latencies = Latencies::default();
-    for _ in 0..runs {
+    for input in inputs {
         let start = Instant::now();
-        session.run(&input)?;
+        session.run(input)?;
         latencies.record(start.elapsed());
     }
     Ok(latencies)

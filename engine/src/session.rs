@@ -7,7 +7,7 @@ use secateur_model::{Dim, Graph};
 
 use secateur_common::probe_input;
 
-use crate::plan::{Arena, Plan, Reason, StepTime};
+use crate::plan::{Arena, KernelChoices, Plan, Reason, StepTime};
 #[cfg(feature = "tract")]
 use crate::tract::Fallback;
 
@@ -19,8 +19,8 @@ pub struct Session {
 }
 
 enum Runner {
-    /// The plan, and the memory of a run; one run at a time has it.
-    Plan(Box<Plan>, Mutex<Arena>),
+    /// The plan, and the memory of runs that ended: as much as ran at one time.
+    Plan(Box<Plan>, Mutex<Vec<Arena>>),
     #[cfg(feature = "tract")]
     Tract(Fallback),
 }
@@ -73,7 +73,15 @@ impl Session {
     /// # Errors
     /// Where it has not one input of known shape, or neither can run it.
     pub fn load(graph: &Graph) -> Result<Self, EngineError> {
-        Self::with(graph, Plan::compile(graph))
+        Self::load_with(graph, None)
+    }
+
+    /// The same with the kernels that a trial found before; what it does not know of this graph and machine is tried.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(graph: &Graph, earlier: Option<&KernelChoices>) -> Result<Self, EngineError> {
+        Self::with(graph, Plan::compile(graph, earlier))
     }
 
     /// Lowers `graph` to tract, whatever the plan covers: to compare the two.
@@ -89,8 +97,8 @@ impl Session {
         let input_shape = input_shape(graph)?;
         match plan {
             Ok(plan) => {
-                let arena = Mutex::new(plan.arena());
-                Ok(Self { runner: Runner::Plan(Box::new(plan), arena), input_shape, fallback_reason: None })
+                let arenas = Mutex::new(vec![plan.arena()]);
+                Ok(Self { runner: Runner::Plan(Box::new(plan), arenas), input_shape, fallback_reason: None })
             }
             #[cfg(feature = "tract")]
             Err(reason) => {
@@ -130,6 +138,15 @@ impl Session {
         }
     }
 
+    /// The kernels that trials found, to be kept for the next [`load_with`](Self::load_with); none on tract.
+    pub fn choices(&self) -> Option<&KernelChoices> {
+        match &self.runner {
+            Runner::Plan(plan, _) => Some(plan.choices()),
+            #[cfg(feature = "tract")]
+            Runner::Tract(_) => None,
+        }
+    }
+
     /// Each step of the plan with its time, the shortest of `runs`; none on tract.
     pub fn profile(&self, runs: usize) -> Option<Profile> {
         let plan = match &self.runner {
@@ -153,14 +170,14 @@ impl Session {
             return Err(wrong);
         }
         match &self.runner {
-            Runner::Plan(plan, arena) => {
-                let mut arena = arena.lock().unwrap_or_else(|poisoned| {
-                    // A run that panicked may have left its memory in pieces.
-                    let mut arena = PoisonError::into_inner(poisoned);
-                    *arena = plan.arena();
-                    arena
-                });
-                plan.run(&mut arena, input).ok_or(wrong)
+            Runner::Plan(plan, arenas) => {
+                let arenas = || arenas.lock().unwrap_or_else(PoisonError::into_inner);
+                // A run beside another takes memory of its own; what a run that panicked had is not used again.
+                let free = arenas().pop();
+                let mut arena = free.unwrap_or_else(|| plan.arena());
+                let output = plan.run(&mut arena, input).ok_or(wrong);
+                arenas().push(arena);
+                output
             }
             #[cfg(feature = "tract")]
             Runner::Tract(fallback) => fallback.run(input),

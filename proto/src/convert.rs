@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use secateur_common::{
     Accuracy, Budget, BudgetSpec, ByteCount, Cost, DeviceMemory, Digest, FleetSpec, Generation, GroupSpec,
     Labels, LatencySummary, Ledger, Limit, MacCount, Metric, Micros, ParseError, Report, RolloutPolicy,
-    Selector, VariantId, caps,
+    Selector, Sensed, VariantId, caps,
 };
 
 use crate::v1;
@@ -47,6 +47,9 @@ impl From<&Report> for v1::Report {
             latency_p99_us: report.latency.p99.get(),
             inference_peak_bytes: report.memory.inference_peak.get(),
             process_peak_bytes: report.memory.process_peak.get(),
+            energy_per_inference_nj: report.sensed.energy_per_inference_nj,
+            temperature_millidegrees: report.sensed.temperature_millidegrees,
+            throttled: report.sensed.throttled,
             model_bytes: report.model_bytes.get(),
             disk_bytes: report.disk_bytes.get(),
             wire_bytes: report.wire_bytes.get(),
@@ -86,6 +89,11 @@ impl TryFrom<&v1::Report> for Report {
             memory: DeviceMemory {
                 inference_peak: ByteCount(wire.inference_peak_bytes),
                 process_peak: ByteCount(wire.process_peak_bytes),
+            },
+            sensed: Sensed {
+                energy_per_inference_nj: wire.energy_per_inference_nj,
+                temperature_millidegrees: wire.temperature_millidegrees,
+                throttled: wire.throttled,
             },
             model_bytes: ByteCount(wire.model_bytes),
             disk_bytes: ByteCount(wire.disk_bytes),

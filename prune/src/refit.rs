@@ -89,7 +89,8 @@ pub(crate) fn refit(
 /// the constants of branches that are gone are not.
 fn reached<'a>(graph: &Graph, cut: &Cut<'a>, observed: &'a Observed) -> Vec<(&'a Seen, Layer)> {
     let results = observed.layers.iter().map(|seen| cut.result(seen));
-    let mut moved: HashSet<&str> = results.filter(|result| graph.initializers.contains_key(*result)).collect();
+    let mut moved: HashSet<&str> =
+        results.filter(|result| graph.initializers.contains_key(*result)).collect();
     let mut reached = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         let mut moves = node.inputs.iter().any(|name| moved.contains(name.as_str()));

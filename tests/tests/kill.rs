@@ -154,7 +154,7 @@ impl Pair {
         ensure!(known.is_superset(&self.rungs), "a rung was forgotten");
         self.rungs = known;
         if let Some(share) = self.told.share {
-            let (changes, _) = client.apply(&policy(share)?, true).await.map_err(failure)?;
+            let changes = client.apply(&policy(share)?, true).await.map_err(failure)?.changes;
             ensure!(changes.is_empty(), "what was declared was forgotten: {changes:?}");
         }
         if let Some(device) = client.devices().await.map_err(failure)?.first() {
@@ -256,9 +256,10 @@ async fn rungs(client: &mut Client) -> Result<BTreeSet<VariantId>> {
 
 fn policy(share: &str) -> Result<FleetSpec> {
     let (name, selector) = ("all".parse()?, Default::default());
-    let mut group = GroupSpec { name, selector, model: "lenet5".parse()?, budget: Default::default() };
+    let (model, budget) = ("lenet5".parse()?, Default::default());
+    let mut group = GroupSpec { name, selector, model, budget, rollout: None };
     group.budget.set(Metric::Macs, Some(Metric::Macs.parse(share)?));
-    Ok(FleetSpec { groups: vec![group] })
+    Ok(FleetSpec { groups: vec![group], rollout: None })
 }
 
 /// An address that nobody listens at.

@@ -138,6 +138,7 @@ pub(super) mod tests {
             accuracy: Accuracy { samples: 400, correct },
             latency: LatencySummary { count: 100, p50: Micros(p95 / 2), p95: Micros(p95), p99: Micros(p95) },
             memory: DeviceMemory::default(),
+            sensed: Default::default(),
             model_bytes: ByteCount(0),
             disk_bytes: ByteCount(0),
             wire_bytes: ByteCount(0),

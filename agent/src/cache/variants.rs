@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 
 use secateur_common::{ByteCount, Digest, VariantId, caps};
+use secateur_engine::KernelChoices;
 
 use super::kv::Change;
-use super::{Cache, CacheError, Result};
+use super::{Cache, CacheError, Result, record};
 
 /// The lengths of a variant's file.
 #[derive(Clone, Copy)]
@@ -92,13 +93,36 @@ impl Cache {
         self.files.read(&name(variant), place(index), length).map_err(CacheError::Store)
     }
 
-    /// Forgets a variant: the record that makes it held first, for ever, then its file.
+    /// The kernels that trials found for a variant on this device; none where they are not known, or damaged.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn kernels(&self, variant: VariantId) -> Result<Option<KernelChoices>> {
+        let stored = self.get(&kernels_key(variant))?;
+        let stored: Option<(String, Vec<String>)> = stored.and_then(|bytes| record::decode(&bytes));
+        Ok(stored.map(|(set, ways)| KernelChoices { set, ways }))
+    }
+
+    /// Keeps the kernels that trials found for a variant, unless there are too many for one value: then it is tried again.
+    ///
+    /// # Errors
+    /// Where the cache cannot be written.
+    pub fn keep_kernels(&self, variant: VariantId, kernels: &KernelChoices) -> Result<()> {
+        let value = record::encode(&(&kernels.set, &kernels.ways));
+        if value.len() > caps::CACHE_VALUE_BYTES {
+            return Ok(());
+        }
+        self.apply(vec![Change::Put(kernels_key(variant), value)])
+    }
+
+    /// Forgets a variant: the record that makes it held first, for ever, with its kernels, then its file.
     ///
     /// # Errors
     /// Where the cache cannot be written.
     pub fn drop_variant(&self, variant: VariantId) -> Result<()> {
         if self.get(&key(variant))?.is_some() {
-            self.apply(vec![Change::Delete(key(variant))])?;
+            let both = [key(variant), kernels_key(variant)];
+            self.apply(both.into_iter().map(Change::Delete).collect())?;
             self.flush()?;
         }
         self.files.remove(&name(variant)).map_err(CacheError::Store)
@@ -136,10 +160,15 @@ impl Cache {
 }
 
 const HELD: &[u8] = b"h/";
+const KERNELS: &[u8] = b"k/";
 const PREFIX: &str = "variant-";
 
 fn key(variant: VariantId) -> Vec<u8> {
     [HELD, variant.0.as_bytes()].concat()
+}
+
+fn kernels_key(variant: VariantId) -> Vec<u8> {
+    [KERNELS, variant.0.as_bytes()].concat()
 }
 
 fn name(variant: VariantId) -> String {

@@ -121,6 +121,7 @@ fn post(cache: &Cache, told: &mut Acknowledged, dice: &mut Dice) -> anyhow::Resu
         accuracy: Default::default(),
         latency: Default::default(),
         memory: Default::default(),
+        sensed: Default::default(),
         model_bytes: ByteCount(0),
         disk_bytes: ByteCount(0),
         wire_bytes: cache.received()?,

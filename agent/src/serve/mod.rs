@@ -18,8 +18,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use secateur_common::{Accuracy, ModelName, VariantId, caps};
-use secateur_engine::Session;
-use secateur_model::Graph;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
@@ -30,6 +28,7 @@ use self::protocol::{Inference, Refused};
 use self::served::{Current, Served};
 use self::worker::Worker;
 use crate::Config;
+use crate::loaded::Loaded;
 
 /// The server's name.
 const SERVER: &str = "secateur-agent";
@@ -91,16 +90,11 @@ impl Serving {
         Ok(Some(Self { shared, addresses, _listeners: listeners }))
     }
 
-    /// Loads `graph`, unless `session` is it, warms it, and has it answer from now on; the one before serves until then, and
-    /// for ever where this one cannot be loaded.
-    pub(crate) fn put(&self, model: &ModelName, variant: VariantId, graph: &Graph, session: Option<Session>) {
-        match Served::load(model, variant, graph, session) {
-            Ok(served) => {
-                tracing::info!(%model, version = served.version, "serves");
-                self.shared.current.swap(served);
-            }
-            Err(error) => tracing::error!("cannot serve: {:#}", anyhow::Error::from(error)),
-        }
+    /// Has `loaded` answer from now on; the one before ends with its last request.
+    pub(crate) fn put(&self, model: &ModelName, variant: VariantId, loaded: Arc<Loaded>) {
+        let served = Served::new(model, variant, loaded);
+        tracing::info!(%model, version = served.version, "serves");
+        self.shared.current.swap(served);
     }
 
     /// Labels told for answers of `variant` since the last time.

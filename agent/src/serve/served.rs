@@ -2,14 +2,11 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use secateur_common::{ModelName, VariantId, probe_input};
-use secateur_engine::{EngineError, Session};
-use secateur_model::{Dim, Graph};
+use secateur_common::{ModelName, VariantId};
+use secateur_model::Dim;
 
 use super::protocol::{Refused, Sample, Signature};
-
-/// Runs before it is served, so that no request pays for cold memory.
-const WARM_RUNS: usize = 2;
+use crate::loaded::Loaded;
 
 /// A variant as it is served. A request that took it keeps it until it is answered.
 pub(super) struct Served {
@@ -18,30 +15,18 @@ pub(super) struct Served {
     pub(super) version: String,
     pub(super) variant: VariantId,
     pub(super) signature: Signature,
-    session: Session,
+    loaded: Arc<Loaded>,
 }
 
 impl Served {
-    /// Loads `graph`, where it is not loaded yet, and warms it.
-    pub(super) fn load(
-        model: &ModelName,
-        variant: VariantId,
-        graph: &Graph,
-        session: Option<Session>,
-    ) -> Result<Self, EngineError> {
-        let session = session.map_or_else(|| Session::load(graph), Ok)?;
-        let probe = probe_input(0, session.input_shape().iter().product());
-        let mut output = session.run(&probe)?;
-        for _ in 1..WARM_RUNS {
-            output = session.run(&probe)?;
-        }
-        let input_name = graph.inputs.first().map(|input| input.name.clone()).unwrap_or_default();
-        let sample = session.input_shape().get(1..).unwrap_or_default().to_vec();
+    /// `loaded` under its names.
+    pub(super) fn new(model: &ModelName, variant: VariantId, loaded: Arc<Loaded>) -> Self {
+        let sample = loaded.session.input_shape().get(1..).unwrap_or_default().to_vec();
         let signature = Signature {
-            input: Sample { name: input_name, shape: sample },
-            output: output_sample(graph, output.len()),
+            input: Sample { name: loaded.input.name.clone(), shape: sample },
+            output: output_sample(&loaded),
         };
-        Ok(Self { model: model.to_string(), version: variant.0.short(), variant, signature, session })
+        Self { model: model.to_string(), version: variant.0.short(), variant, signature, loaded }
     }
 
     /// The outputs of `rows` samples, one after another, unless it is `given_up` between two of them.
@@ -56,27 +41,23 @@ impl Served {
             if given_up() {
                 return Err(Refused::Failed("nobody waits for it any more".into()));
             }
-            let output = self.session.run(sample);
+            let output = self.loaded.session.run(sample);
             outputs.extend(output.map_err(|error| Refused::Failed(error.to_string()))?);
         }
         Ok(outputs)
     }
 }
 
-/// The first output; as the file says its shape where that is of `elements`, else flat.
-fn output_sample(graph: &Graph, elements: usize) -> Sample {
-    let output = graph.outputs.first();
-    let dims = output.and_then(|output| output.shape.as_deref()?.get(1..));
+/// The first output; as the file says its shape where that is of as many elements, else flat.
+fn output_sample(loaded: &Loaded) -> Sample {
+    let dims = loaded.output.shape.as_deref().and_then(|shape| shape.get(1..));
     let fixed = |dim: &Dim| match dim {
         Dim::Fixed(length) => Some(*length),
         Dim::Symbol(_) => None,
     };
     let shape: Option<Vec<usize>> = dims.and_then(|dims| dims.iter().map(fixed).collect());
-    let shape = shape.filter(|shape| shape.iter().product::<usize>() == elements);
-    Sample {
-        name: output.map(|output| output.name.clone()).unwrap_or_default(),
-        shape: shape.unwrap_or_else(|| vec![elements]),
-    }
+    let shape = shape.filter(|shape| shape.iter().product::<usize>() == loaded.outputs);
+    Sample { name: loaded.output.name.clone(), shape: shape.unwrap_or_else(|| vec![loaded.outputs]) }
 }
 
 /// What is served now. A swap replaces it in one step; the one before is freed with its last request.

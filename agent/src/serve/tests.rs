@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use secateur_common::Digest;
-use secateur_model::{Dim, Node, OpSet, Tensor, ValueInfo};
+use secateur_model::{Dim, Graph, Node, OpSet, Tensor, ValueInfo};
 use secateur_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use secateur_proto::inference::model_infer_request::InferInputTensor;
 use secateur_proto::inference::{
@@ -20,6 +20,10 @@ use tonic::transport::Channel;
 use super::*;
 
 /// `y = factor · [x₀ + x₁ + x₂, 1]`, so that an answer tells its variant.
+fn loaded(factor: u8) -> Arc<Loaded> {
+    Arc::new(Loaded::fresh(&graph(factor)))
+}
+
 fn graph(factor: u8) -> Graph {
     let factor = f32::from(factor);
     let value = |name: &str, length| ValueInfo {
@@ -56,11 +60,11 @@ fn version(factor: u8) -> String {
 }
 
 pub(super) fn served(factor: u8) -> Served {
-    Served::load(&"m".parse().unwrap(), variant(factor), &graph(factor), None).unwrap()
+    Served::new(&"m".parse().unwrap(), variant(factor), loaded(factor))
 }
 
 fn put(serving: &Serving, factor: u8) {
-    serving.put(&"m".parse().unwrap(), variant(factor), &graph(factor), None);
+    serving.put(&"m".parse().unwrap(), variant(factor), loaded(factor));
 }
 
 async fn start(socket: Option<&Path>) -> Serving {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use secateur_agent::sensors::{Sensors, process_peak};
 use secateur_engine::Session;
 use secateur_model::Graph;
 use secateur_model::timing::Energy;
@@ -69,7 +70,9 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
             .or_input(format!("cannot run {} on tract", args.model.display()), "leave --engine out")?,
     };
     let profile = args.steps.then(|| session.profile(STEP_RUNS)).flatten();
+    let sensors = Sensors::start();
     let latencies = latencies_of(&session, &args.model, args.runs)?;
+    let sensed = sensors.sensed(latencies.count());
     let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| latencies.quantile_us(share));
     let table = args.table.as_deref().map(|path| write_table(args, &graph, path)).transpose()?;
     let document = json!({
@@ -78,6 +81,8 @@ pub(crate) fn main(args: &BenchArgs, output: Output) -> Outcome {
         "backend": session.backend().to_string(),
         "fallback_reason": session.fallback_reason(),
         "memory_bytes": session.memory_bytes(),
+        "process_peak_bytes": process_peak(),
+        "sensed": sensed,
         "latency_p50_us": p50,
         "latency_p95_us": p95,
         "latency_p99_us": p99,

@@ -39,6 +39,14 @@ impl Simd for Neon {
         unsafe { [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1])] }
     }
 
+    #[inline(always)]
+    unsafe fn and(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        let both = |a, b| unsafe {
+            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)))
+        };
+        [both(a[0], b[0]), both(a[1], b[1])]
+    }
+
     /// Neon's `max` and `min` keep NaN.
     #[inline(always)]
     unsafe fn clamp(v: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector {

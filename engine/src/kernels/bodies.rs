@@ -21,6 +21,9 @@ pub(super) struct TileArgs {
     /// Weights, `[len, rows]`; rows in whole vectors where the lanes are channels.
     pub(super) weights: *const f32,
     pub(super) len: usize,
+    /// Of a [`pair`]: the taps that both rows have, and those of the first alone. The weights of the former come in twos.
+    pub(super) both: usize,
+    pub(super) first: usize,
     /// One a row, padding included.
     pub(super) bias: *const f32,
     /// Base of the output, and each row's offset from it.
@@ -32,6 +35,8 @@ pub(super) struct TileArgs {
     pub(super) places: *const Place,
     /// Lanes of each vector that are written where they are positions; all channels where they are those.
     pub(super) written: usize,
+    /// Lanes that are positions, of all vectors and of the last; zeros are written behind them.
+    pub(super) kept: [usize; 2],
     pub(super) clamp: Clamp,
 }
 
@@ -66,30 +71,165 @@ pub(super) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs)
             }
             weights = weights.add(R);
         }
-        let (low, high) = (S::splat(t.clamp.low), S::splat(t.clamp.high));
-        if t.residual.is_null() && t.written == LANES {
-            for v in 0..V {
-                let to = t.output.add((*t.places.add(v)).output as usize);
-                for r in 0..R {
-                    S::store(to.add(*t.output_rows.add(r) as usize), S::clamp(sums[r][v], low, high));
-                }
-            }
-            return;
-        }
-        for v in 0..V {
-            let place = *t.places.add(v);
-            for r in 0..R {
-                let mut sum = sums[r][v];
-                if !t.residual.is_null() {
-                    let from = t.residual.add(*t.residual_rows.add(r) as usize + place.residual as usize);
-                    sum = S::add(sum, S::load(from));
-                }
-                let to = t.output.add(*t.output_rows.add(r) as usize + place.output as usize);
-                put::<S>(to, S::clamp(sum, low, high), t.written);
-            }
+        for r in 0..R {
+            finish::<S, V>(&sums[r], t, r);
         }
     }
 }
+
+/// Two output channels with taps of their own: `both` that they share, then those of the first alone, then those of the
+/// second. No product is by a zero, and a round takes one tap of each kind, so that neither loads nor products wait for
+/// the other. Every other vector lies `STEP` floats behind the one two before.
+///
+/// # Safety
+/// As [`tile`]; and the places are as `STEP` says.
+#[inline(always)]
+pub(super) unsafe fn pair<S: Simd, const V: usize, const STEP: usize>(t: &TileArgs) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let mut sums = [[S::splat(*t.bias); V], [S::splat(*t.bias.add(1)); V]];
+        let even = t.input.add((*t.places).input as usize);
+        let odd = t.input.add((*t.places.add(usize::from(V > 1))).input as usize);
+        let [shared, first] = [t.both, t.first];
+        let second = t.len - shared - first;
+        let (mut a, mut b, mut c) = (0, shared, shared + first);
+        let (first, second) = (b + first, c + second);
+        // The second weight of what is shared lies behind the first.
+        let own = t.weights.add(shared);
+        let rounds = shared.min(first - b).min(second - c);
+        for _ in 0..rounds {
+            share::<S, V, STEP>(&mut sums, t, [even, odd], a);
+            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(b), *own.add(b), [even, odd]);
+            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(c), *own.add(c), [even, odd]);
+            (a, b, c) = (a + 1, b + 1, c + 1);
+        }
+        for k in a..shared {
+            share::<S, V, STEP>(&mut sums, t, [even, odd], k);
+        }
+        for _ in 0..(first - b).min(second - c) {
+            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(b), *own.add(b), [even, odd]);
+            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(c), *own.add(c), [even, odd]);
+            (b, c) = (b + 1, c + 1);
+        }
+        for k in b..first {
+            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(k), *own.add(k), [even, odd]);
+        }
+        for k in c..second {
+            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(k), *own.add(k), [even, odd]);
+        }
+        finish::<S, V>(&sums[0], t, 0);
+        finish::<S, V>(&sums[1], t, 1);
+    }
+}
+
+/// Adds one weighted input to one row's sums.
+///
+/// # Safety
+/// As [`pair`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn take<S: Simd, const V: usize, const STEP: usize>(
+    sums: &mut [S::Vector; V],
+    offset: i32,
+    weight: f32,
+    sources: [*const f32; 2],
+) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let weight = S::splat(weight);
+        let sources = sources.map(|source| source.offset(offset as isize));
+        for v in 0..V {
+            sums[v] = S::fma(weight, S::load(sources[v % 2].add(v / 2 * STEP)), sums[v]);
+        }
+    }
+}
+
+/// Adds one input, weighted for each, to both rows' sums.
+///
+/// # Safety
+/// As [`pair`].
+#[inline(always)]
+unsafe fn share<S: Simd, const V: usize, const STEP: usize>(
+    sums: &mut [[S::Vector; V]; 2],
+    t: &TileArgs,
+    sources: [*const f32; 2],
+    k: usize,
+) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let sources = sources.map(|source| source.offset(*t.offsets.add(k) as isize));
+        let weights = [S::splat(*t.weights.add(2 * k)), S::splat(*t.weights.add(2 * k + 1))];
+        for v in 0..V {
+            let x = S::load(sources[v % 2].add(v / 2 * STEP));
+            sums[0][v] = S::fma(weights[0], x, sums[0][v]);
+            sums[1][v] = S::fma(weights[1], x, sums[1][v]);
+        }
+    }
+}
+
+/// What the sums of row `r` pass last: the residual, the clamp, the way to memory.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn finish<S: Simd, const V: usize>(sums: &[S::Vector; V], t: &TileArgs, r: usize) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let to = t.output.add(*t.output_rows.add(r) as usize);
+        let residual = t.residual.wrapping_add(*t.residual_rows.add(r) as usize);
+        if t.written < LANES {
+            // A copy, so that the sums themselves stay in registers.
+            let copy = *sums;
+            return finish_narrow(copy.as_ptr().cast(), V, t, to, residual);
+        }
+        let (low, high) = (S::splat(t.clamp.low), S::splat(t.clamp.high));
+        let kept = [S::load(KEPT[t.kept[0]].as_ptr().cast()), S::load(KEPT[t.kept[1]].as_ptr().cast())];
+        for v in 0..V {
+            let place = t.places.add(v);
+            let mut sum = sums[v];
+            if !t.residual.is_null() {
+                sum = S::add(sum, S::load(residual.add((*place).residual as usize)));
+            }
+            let sum = S::and(S::clamp(sum, low, high), kept[usize::from(v + 1 == V)]);
+            S::store(to.add((*place).output as usize), sum);
+        }
+    }
+}
+
+/// The same lane by lane, where a vector is not written whole.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(never)]
+unsafe fn finish_narrow(sums: *const f32, vectors: usize, t: &TileArgs, to: *mut f32, residual: *const f32) {
+    for (v, lane) in (0..vectors).flat_map(|v| (0..t.written).map(move |lane| (v, lane))) {
+        // SAFETY: the caller's bounds.
+        unsafe {
+            let place = *t.places.add(v);
+            let mut sum = *sums.add(v * LANES + lane);
+            if !t.residual.is_null() {
+                sum += *residual.add(place.residual as usize + lane);
+            }
+            *to.add(place.output as usize + lane) = t.clamp.of(sum);
+        }
+    }
+}
+
+/// The bits of the first so many lanes.
+static KEPT: [[u32; LANES]; LANES + 1] = {
+    let mut kept = [[0; LANES]; LANES + 1];
+    let mut lanes = 0;
+    while lanes <= LANES {
+        let mut lane = 0;
+        while lane < lanes {
+            kept[lanes][lane] = u32::MAX;
+            lane += 1;
+        }
+        lanes += 1;
+    }
+    kept
+};
 
 /// A tile whose lanes are output channels, `V · 8` of them at `P` positions.
 ///
@@ -260,31 +400,55 @@ pub(super) unsafe fn row<S: Simd>(r: &RowArgs) -> f32 {
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
 
-/// Arguments of a split of rows: `eights · 16` elements of each go half to `even`, half to `odd`.
+/// Arguments of what takes rows two elements at a time: `eights · 16` elements of each give `eights · 8` results.
 pub(super) struct HalveArgs {
     pub(super) source: *const f32,
-    /// From a row to the next.
-    pub(super) step: usize,
+    pub(super) planes: usize,
     pub(super) rows: usize,
     pub(super) eights: usize,
+    /// From a plane and from a row to the next, of the source.
+    pub(super) from: [usize; 2],
+    /// From a row to the one that is pooled with it.
+    pub(super) below: usize,
+    /// Where the even elements go, or the maxima, and where the odd ones.
     pub(super) even: *mut f32,
     pub(super) odd: *mut f32,
-    /// From a row to the next, of both.
-    pub(super) stride: usize,
+    /// From a plane and from a row to the next, of the results.
+    pub(super) to: [usize; 2],
+    /// Lanes of a row's last eight that are elements, even and odd; zeros are written behind them.
+    pub(super) kept: [usize; 2],
 }
 
+/// Even elements go one way and odd ones another; or, with `POOL`, the largest of each two by two is taken.
+///
 /// # Safety
 /// All rows are valid for as many floats.
 #[inline(always)]
-pub(super) unsafe fn halve<S: Simd>(h: &HalveArgs) {
-    for row in 0..h.rows {
-        for eight in 0..h.eights {
-            // SAFETY: the caller's bounds.
-            unsafe {
-                let source = h.source.add(row * h.step + 2 * LANES * eight);
-                let [even, odd] = S::halves(S::load(source), S::load(source.add(LANES)));
-                S::store(h.even.add(row * h.stride + LANES * eight), even);
-                S::store(h.odd.add(row * h.stride + LANES * eight), odd);
+pub(super) unsafe fn halve<S: Simd, const POOL: bool>(h: &HalveArgs) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let (all, kept) =
+            (S::load(KEPT[LANES].as_ptr().cast()), h.kept.map(|lanes| KEPT[lanes].as_ptr().cast()));
+        let kept = [S::load(kept[0]), S::load(kept[1])];
+        let max = |a, b| S::clamp(b, a, S::splat(f32::INFINITY));
+        for (plane, row) in (0..h.planes).flat_map(|plane| (0..h.rows).map(move |row| (plane, row))) {
+            let source = h.source.add(plane * h.from[0] + row * h.from[1]);
+            let at = plane * h.to[0] + row * h.to[1];
+            for eight in 0..h.eights {
+                let from = source.add(2 * LANES * eight);
+                let mut both = [S::load(from), S::load(from.add(LANES))];
+                let kept = if eight + 1 == h.eights { kept } else { [all; 2] };
+                if POOL {
+                    let below = from.add(h.below);
+                    both = [max(S::load(below), both[0]), max(S::load(below.add(LANES)), both[1])];
+                }
+                let [even, odd] = S::halves(both[0], both[1]);
+                if POOL {
+                    S::store(h.even.add(at + LANES * eight), S::and(max(odd, even), kept[1]));
+                } else {
+                    S::store(h.even.add(at + LANES * eight), S::and(even, kept[0]));
+                    S::store(h.odd.add(at + LANES * eight), S::and(odd, kept[1]));
+                }
             }
         }
     }

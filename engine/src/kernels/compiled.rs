@@ -13,12 +13,15 @@ pub(super) struct Kernels {
     pub(super) registers: usize,
     /// A tile of so many rows at so many vectors of positions.
     pub(super) tile: fn(usize, usize) -> unsafe fn(&TileArgs),
+    /// Two rows of taps of their own at so many vectors of positions, which are so many floats apart, two by two.
+    pub(super) pair: fn(usize, usize) -> unsafe fn(&TileArgs),
     /// A tile of so many positions by so many vectors of channels.
     pub(super) lanes: fn(usize, usize) -> unsafe fn(&TileArgs),
     /// A block of so many vectors of outputs.
     pub(super) block: fn(usize) -> unsafe fn(&BlockArgs),
     pub(super) row: unsafe fn(&RowArgs) -> f32,
     pub(super) halve: unsafe fn(&HalveArgs),
+    pub(super) pool: unsafe fn(&HalveArgs),
     /// So many rounds of products and nothing else.
     pub(super) peak: unsafe fn(usize) -> f32,
 }
@@ -32,6 +35,7 @@ macro_rules! compiled {
             name: $name,
             registers: $registers,
             tile: |rows, vectors| compiled::table!($registers, tile, rows, vectors),
+            pair: |vectors, step| compiled::pair_table!($registers, pair, vectors, step),
             lanes: |pixels, vectors| compiled::lanes_table!($registers, lanes, pixels, vectors),
             block: |vectors| match vectors {
                 1 => block::<1, 4>,
@@ -39,7 +43,8 @@ macro_rules! compiled {
                 _ => block::<4, 2>,
             },
             row,
-            halve,
+            halve: halve::<false>,
+            pool: halve::<true>,
             peak,
         };
 
@@ -47,6 +52,11 @@ macro_rules! compiled {
         $(#[$feature])?
         unsafe fn tile<const R: usize, const V: usize>(t: &bodies::TileArgs) {
             unsafe { bodies::tile::<$simd, R, V>(t) }
+        }
+
+        $(#[$feature])?
+        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::pair::<$simd, V, STEP>(t) }
         }
 
         $(#[$feature])?
@@ -65,8 +75,8 @@ macro_rules! compiled {
         }
 
         $(#[$feature])?
-        unsafe fn halve(h: &bodies::HalveArgs) {
-            unsafe { bodies::halve::<$simd>(h) }
+        unsafe fn halve<const POOL: bool>(h: &bodies::HalveArgs) {
+            unsafe { bodies::halve::<$simd, POOL>(h) }
         }
 
         $(#[$feature])?
@@ -135,6 +145,48 @@ macro_rules! table {
     };
 }
 
+/// All tiles of two rows at vectors that are 16 or 32 floats apart, two by two.
+macro_rules! pair_table {
+    (16, $f:ident, $vectors:expr, $step:expr) => {
+        match ($vectors, $step) {
+            (1, 16) => $f::<1, 16>,
+            (1, 32) => $f::<1, 32>,
+            (2, 16) => $f::<2, 16>,
+            (2, 32) => $f::<2, 32>,
+            (3, 16) => $f::<3, 16>,
+            (3, 32) => $f::<3, 32>,
+            (4, 16) => $f::<4, 16>,
+            (4, 32) => $f::<4, 32>,
+            (5, 16) => $f::<5, 16>,
+            (5, 32) => $f::<5, 32>,
+            (6, 16) => $f::<6, 16>,
+            (6, 32) => $f::<6, 32>,
+            (vectors, step) => unreachable!("no pair at {vectors} vectors, {step} apart"),
+        }
+    };
+    (32, $f:ident, $vectors:expr, $step:expr) => {
+        match ($vectors, $step) {
+            (7, 16) => $f::<7, 16>,
+            (7, 32) => $f::<7, 32>,
+            (8, 16) => $f::<8, 16>,
+            (8, 32) => $f::<8, 32>,
+            (9, 16) => $f::<9, 16>,
+            (9, 32) => $f::<9, 32>,
+            (10, 16) => $f::<10, 16>,
+            (10, 32) => $f::<10, 32>,
+            (11, 16) => $f::<11, 16>,
+            (11, 32) => $f::<11, 32>,
+            (12, 16) => $f::<12, 16>,
+            (12, 32) => $f::<12, 32>,
+            (13, 16) => $f::<13, 16>,
+            (13, 32) => $f::<13, 32>,
+            (14, 16) => $f::<14, 16>,
+            (14, 32) => $f::<14, 32>,
+            (vectors, step) => compiled::pair_table!(16, $f, vectors, step),
+        }
+    };
+}
+
 /// All tiles of pixels and vectors of channels that fit the registers.
 macro_rules! lanes_table {
     (16, $f:ident, $pixels:expr, $vectors:expr) => {
@@ -187,4 +239,4 @@ macro_rules! lanes_table {
     };
 }
 
-pub(super) use {compiled, lanes_table, table};
+pub(super) use {compiled, lanes_table, pair_table, table};

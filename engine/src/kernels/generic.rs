@@ -43,6 +43,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn and(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| f32::from_bits(a[lane].to_bits() & b[lane].to_bits()))
+    }
+
+    #[inline(always)]
     unsafe fn clamp(mut v: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector {
         for lane in 0..LANES {
             if v[lane] < low[lane] {

@@ -15,6 +15,17 @@ pub(crate) enum Storage {
     Rows,
 }
 
+impl Storage {
+    /// Its name, for people and for what is kept of a trial.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Blocks => "8 × 1 blocks",
+            Self::Rows => "sparse rows",
+        }
+    }
+}
+
 /// Outputs that are computed together.
 struct Block {
     vectors: usize,
@@ -121,11 +132,7 @@ impl Matrix {
 
     /// How it is kept.
     pub(crate) fn name(&self) -> String {
-        match self.storage {
-            Storage::Dense => "dense".into(),
-            Storage::Blocks => "8 × 1 blocks".into(),
-            Storage::Rows => "sparse rows".into(),
-        }
+        self.storage.name().into()
     }
 
     /// Multiply-accumulates of a run: those by weights that are not zero, and all.

@@ -16,9 +16,9 @@ mod simd;
 mod x86_64;
 
 pub(crate) use aligned::Aligned;
-pub(crate) use halving::Halving;
+pub(crate) use halving::{Halving, Into};
 pub(crate) use matrix::{Matrix, Storage};
-pub(crate) use planes::{Convolution, Form, Grid, Place, Row};
+pub(crate) use planes::{Convolution, Form, Grid, Place, Row, union};
 
 use std::time::{Duration, Instant};
 

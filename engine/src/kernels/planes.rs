@@ -1,6 +1,8 @@
 //! Convolutions over padded planes: each output channel is a sum of shifted input vectors. Dense, sparse, in blocks,
 //! 1×1, k×k and depthwise are all this, and differ in the rows' taps only.
 
+use std::ops::Range;
+
 use super::bodies::TileArgs;
 use super::simd::LANES;
 use super::{Aligned, Clamp, Isa};
@@ -25,6 +27,8 @@ pub(crate) struct Grid {
     pub(crate) places: Vec<Place>,
     /// Of the eight, those that are written: less than eight on planes that are narrower.
     pub(crate) lanes: usize,
+    /// Of those, the lanes that are positions, of all places and of the last; zeros are written behind them.
+    pub(crate) kept: [usize; 2],
     /// Whether the columns between rows are written as well.
     pub(crate) spills: bool,
 }
@@ -34,6 +38,8 @@ pub(crate) struct Grid {
 pub(crate) enum Form {
     /// Positions side by side; a tile has some rows.
     Positions,
+    /// The same, in tiles of two rows whose taps are kept apart; vectors lie evenly.
+    Pairs,
     /// Output channels; a tile has some positions, each a place of its own.
     Channels,
 }
@@ -44,15 +50,18 @@ impl Form {
         match (self, registers >= 32) {
             (Self::Positions, false) => [8, 8, 5, 4, 3, 2, 2, 1, 1][rows],
             (Self::Positions, true) => [8, 8, 8, 8, 6, 5, 4, 3, 3][rows],
+            (Self::Pairs, false) => 6,
+            (Self::Pairs, true) => 14,
             (Self::Channels, false) => [8, 8, 6, 4, 2][rows.div_ceil(LANES)],
             (Self::Channels, true) => [12, 12, 12, 8, 6][rows.div_ceil(LANES)],
         }
     }
 
-    /// Weights of one tap of a block of `rows` rows, padding included.
-    fn stride(self, rows: usize) -> usize {
+    /// Rows of a block of `rows` rows, padding included.
+    fn padded(self, rows: usize) -> usize {
         match self {
             Self::Positions => rows,
+            Self::Pairs => 2,
             Self::Channels => rows.next_multiple_of(LANES),
         }
     }
@@ -63,7 +72,9 @@ struct Block {
     /// Where its biases and output rows start; their number.
     first: usize,
     rows: usize,
-    taps: std::ops::Range<usize>,
+    taps: Range<usize>,
+    /// Of a pair: the taps that both have, and those of the first alone.
+    split: [usize; 2],
     weights: usize,
 }
 
@@ -79,8 +90,10 @@ pub(crate) struct Convolution {
     residual_rows: Vec<u32>,
     grid: Grid,
     clamp: Clamp,
-    /// Places of a tile.
-    width: usize,
+    /// Places of each tile.
+    tiles: Vec<Range<usize>>,
+    /// Floats from a vector's input to that of the second next, of pairs.
+    step: usize,
     /// Whether all rows visit some places before the next places come: where the inputs are larger than the weights.
     places_first: bool,
     /// Lengths that the slices must have.
@@ -103,6 +116,12 @@ impl Convolution {
         clamp: Clamp,
     ) -> Self {
         let height = groups.iter().map(Vec::len).max().unwrap_or(1);
+        let width = form.width(height, isa.registers());
+        let step = step(&grid.places);
+        let tiles = match form {
+            Form::Pairs => even(&grid.places, step).flat_map(|run| split(run, width)).collect(),
+            _ => split(0..grid.places.len(), width).collect(),
+        };
         let mut packed = Self {
             isa,
             form,
@@ -113,7 +132,8 @@ impl Convolution {
             output_rows: Vec::new(),
             residual_rows: Vec::new(),
             clamp,
-            width: form.width(height, isa.registers()),
+            tiles,
+            step,
             places_first: false,
             input_len: 0,
             output_len: 0,
@@ -122,32 +142,60 @@ impl Convolution {
         };
         let mut weights = Vec::new();
         for group in groups {
-            let (first, stride) = (packed.bias.len(), form.stride(group.len()));
-            let taps = packed.offsets.len();
-            let start = weights.len();
-            packed.offsets.extend(union(rows, group));
-            let offsets = &packed.offsets[taps..];
-            weights.resize(start + offsets.len() * stride, 0.0);
-            for (lane, &row) in group.iter().enumerate() {
-                let mut at = 0;
-                for &(offset, weight) in &rows[row].taps {
-                    while offsets[at] != offset {
-                        at += 1;
-                    }
-                    weights[start + at * stride + lane] = weight;
-                }
-            }
+            let (first, taps, start) = (packed.bias.len(), packed.offsets.len(), weights.len());
+            let split = match form {
+                Form::Pairs => packed.pack_pair(rows, group, &mut weights),
+                _ => packed.pack_union(rows, group, &mut weights),
+            };
             let last = group.last().copied().unwrap_or_default();
-            let padded = || group.iter().copied().chain(std::iter::repeat(last)).take(stride);
+            let padded =
+                || group.iter().copied().chain(std::iter::repeat(last)).take(form.padded(group.len()));
             packed.bias.extend(padded().map(|row| rows[row].bias));
             packed.output_rows.extend(padded().map(|row| rows[row].output));
             packed.residual_rows.extend(padded().map(|row| rows[row].residual));
             let taps = taps..packed.offsets.len();
-            packed.blocks.push(Block { first, rows: group.len(), taps, weights: start });
+            packed.blocks.push(Block { first, rows: group.len(), taps, split, weights: start });
         }
         packed.weights = Aligned::from_slice(&weights);
         packed.measure();
         packed
+    }
+
+    /// Packs the union of the rows' taps, each with a weight for every row.
+    fn pack_union(&mut self, rows: &[Row], group: &[usize], weights: &mut Vec<f32>) -> [usize; 2] {
+        let (start, stride) = (weights.len(), self.form.padded(group.len()));
+        let offsets = union(rows, group);
+        weights.resize(start + offsets.len() * stride, 0.0);
+        for (lane, &row) in group.iter().enumerate() {
+            let mut at = 0;
+            for &(offset, weight) in &rows[row].taps {
+                while offsets[at] != offset {
+                    at += 1;
+                }
+                weights[start + at * stride + lane] = weight;
+            }
+        }
+        self.offsets.extend(offsets);
+        [0; 2]
+    }
+
+    /// Packs the taps that both rows have, then those of the first alone, then those of the second; a row without
+    /// another is a pair with itself.
+    fn pack_pair(&mut self, rows: &[Row], group: &[usize], weights: &mut Vec<f32>) -> [usize; 2] {
+        let pair = [group[0], group[group.len() - 1]].map(|row| &rows[row].taps);
+        let find = |row: &[(i32, f32)], offset: i32| row.binary_search_by_key(&offset, |tap| tap.0);
+        let (both, first): (Vec<_>, Vec<_>) = pair[0].iter().partition(|tap| find(pair[1], tap.0).is_ok());
+        let second = pair[1].iter().filter(|tap| find(pair[0], tap.0).is_err());
+        for &(offset, weight) in &both {
+            let other = find(pair[1], offset).map_or(0.0, |at| pair[1][at].1);
+            self.offsets.push(offset);
+            weights.extend([weight, other]);
+        }
+        for &(offset, weight) in first.iter().chain(second) {
+            self.offsets.push(offset);
+            weights.push(weight);
+        }
+        [both.len(), first.len()]
     }
 
     /// Finds how long the slices must be, and which loop goes outside.
@@ -163,7 +211,7 @@ impl Convolution {
             let row = rows.iter().max().map_or(0, |&row| row as usize);
             row + self.grid.places.iter().map(place).max().map_or(0, |place| place as usize) + lanes
         };
-        let read = if self.form == Form::Positions { LANES } else { 1 };
+        let read = if self.form == Form::Channels { 1 } else { LANES };
         (self.input_len, self.output_len, self.residual_len) = (
             last as usize + read,
             reach(&self.output_rows, |place| place.output, self.grid.lanes),
@@ -182,6 +230,7 @@ impl Convolution {
         let rows = self.blocks.iter().map(|block| block.rows).max().unwrap_or(0);
         match self.form {
             Form::Positions => format!("{rows} × positions"),
+            Form::Pairs => "pairs × positions".into(),
             Form::Channels => format!("{rows} channels in lanes"),
         }
     }
@@ -190,7 +239,7 @@ impl Convolution {
     /// of each row, and all that the kernel does.
     pub(crate) fn macs(&self, positions: usize) -> [u64; 2] {
         let nonzero = self.weights.iter().filter(|weight| **weight != 0.0).count() * positions;
-        let read = if self.form == Form::Positions { LANES } else { 1 };
+        let read = if self.form == Form::Channels { 1 } else { LANES };
         [nonzero as u64, (self.weights.len() * self.grid.places.len() * read) as u64]
     }
 
@@ -206,23 +255,20 @@ impl Convolution {
     pub(crate) fn run(&self, input: &[f32], residual: Option<&[f32]>, output: &mut [f32]) {
         assert!(input.len() >= self.input_len && output.len() >= self.output_len);
         assert!(residual.is_none_or(|residual| residual.len() >= self.residual_len));
-        let count = self.grid.places.len();
-        let tiles = count.div_ceil(self.width);
-        let span = |tile: usize| count * tile / tiles..count * (tile + 1) / tiles;
         let slices =
             (input.as_ptr(), residual.map_or(std::ptr::null(), <[f32]>::as_ptr), output.as_mut_ptr());
-        let one = |block: &Block, places: &std::ops::Range<usize>| {
+        let one = |block: &Block, places: &Range<usize>| {
             // SAFETY: `measure` took the extremes of all offsets, places and rows, and the asserts above hold them
             // against the slices.
             unsafe { self.tile(block, places, slices) }
         };
         if self.places_first {
-            for places in (0..tiles).map(span) {
-                self.blocks.iter().for_each(|block| one(block, &places));
+            for places in &self.tiles {
+                self.blocks.iter().for_each(|block| one(block, places));
             }
         } else {
             for block in &self.blocks {
-                (0..tiles).for_each(|tile| one(block, &span(tile)));
+                self.tiles.iter().for_each(|places| one(block, places));
             }
         }
     }
@@ -234,12 +280,14 @@ impl Convolution {
     unsafe fn tile(
         &self,
         block: &Block,
-        places: &std::ops::Range<usize>,
+        places: &Range<usize>,
         (input, residual, output): (*const f32, *const f32, *mut f32),
     ) {
         let (kernels, width) = (self.isa.kernels(), places.len());
+        let [all, last] = self.grid.kept;
         let (run, written) = match self.form {
             Form::Positions => ((kernels.tile)(block.rows, width), self.grid.lanes),
+            Form::Pairs => ((kernels.pair)(width, self.step), self.grid.lanes),
             Form::Channels => ((kernels.lanes)(width, block.rows.div_ceil(LANES)), block.rows),
         };
         let args = TileArgs {
@@ -247,6 +295,8 @@ impl Convolution {
             offsets: self.offsets.as_ptr().wrapping_add(block.taps.start),
             weights: self.weights.as_ptr().wrapping_add(block.weights),
             len: block.taps.len(),
+            both: block.split[0],
+            first: block.split[1],
             bias: self.bias.as_ptr().wrapping_add(block.first),
             output,
             output_rows: self.output_rows.as_ptr().wrapping_add(block.first),
@@ -254,6 +304,7 @@ impl Convolution {
             residual_rows: self.residual_rows.as_ptr().wrapping_add(block.first),
             places: self.grid.places.as_ptr().wrapping_add(places.start),
             written,
+            kept: [all, if places.end == self.grid.places.len() { last } else { all }],
             clamp: self.clamp,
         };
         // SAFETY: the caller's, and `new` gave each block as many taps, weights and rows as its ranges say.
@@ -261,8 +312,36 @@ impl Convolution {
     }
 }
 
+/// Floats from a vector's input to that of the second next, where vectors lie evenly.
+fn step(places: &[Place]) -> usize {
+    match places {
+        [first, _, third, ..] if third.input == first.input + 32 => 32,
+        _ => 16,
+    }
+}
+
+/// Runs of places whose inputs are `step` floats apart, two by two; two places always are.
+fn even(places: &[Place], step: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let from = &places[start..];
+        let apart = |three: &[Place]| three[2].input as usize == three[0].input as usize + step;
+        let len = from.windows(3).take_while(|three| apart(three)).count() + 2;
+        let run = start..(start + len).min(places.len());
+        start = run.end;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+/// Equal parts of at most `width`.
+fn split(run: Range<usize>, width: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = run.len().div_ceil(width);
+    let at = move |part: usize| run.start + run.len() * part / parts;
+    (0..parts).map(move |part| at(part)..at(part + 1))
+}
+
 /// All offsets of some rows, ascending.
-fn union(rows: &[Row], group: &[usize]) -> Vec<i32> {
+pub(crate) fn union(rows: &[Row], group: &[usize]) -> Vec<i32> {
     let mut offsets: Vec<i32> =
         group.iter().flat_map(|&row| rows[row].taps.iter().map(|tap| tap.0)).collect();
     offsets.sort_unstable();

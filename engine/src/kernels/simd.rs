@@ -23,6 +23,8 @@ pub(super) trait Simd {
     unsafe fn fma(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `a + b`, lane by lane.
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The bits that both have.
+    unsafe fn and(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `min(max(v, low), high)`, lane by lane; NaN stays.
     unsafe fn clamp(v: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector;
     /// The elements of sixteen at even places, and those at odd ones.

@@ -36,6 +36,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_add_ps(a, b) }
     }
 
+    #[inline(always)]
+    unsafe fn and(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_and_ps(a, b) }
+    }
+
     /// The second operand of `max` and `min` is what they give where one is NaN.
     #[inline(always)]
     unsafe fn clamp(v: __m256, low: __m256, high: __m256) -> __m256 {

@@ -1,25 +1,25 @@
 //! From a fused network to steps: layouts, slots of memory, kernels.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use super::convolution;
 use super::layout::{Gap, Layout, Shape};
 use super::lower::Reason;
 use super::memory::{self, Life};
 use super::network::{Activation, Network, Node, Op, ValueId};
-use super::steps::{Clear, Kind, Port, Step};
+use super::steps::{Kind, Port, Step};
+use super::trial::{KernelChoices, Trial};
 use super::{Plan, steps};
-use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
+use crate::kernels::{Clamp, Isa, Matrix, Storage};
 
 /// Floats of a value with its gaps, at most: padding is a number in a file. Offsets fit 32 bits.
 const LAYOUT_FLOATS: usize = 1 << 27;
 
-/// Builds the plan of a network.
+/// Builds the plan of a network, with the kernels of an earlier trial where there was one.
 ///
 /// # Errors
 /// With the reason, where a value takes too much memory.
-pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
+pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>) -> Result<Plan, Reason> {
     let layouts = layouts(network);
     if layouts.iter().any(|layout| layout.len() > LAYOUT_FLOATS) {
         return Err("a value with the padding that its readers ask for is too large".into());
@@ -31,22 +31,22 @@ pub(super) fn build(network: &Network, isa: Isa) -> Result<Plan, Reason> {
     let slot_of: BTreeMap<ValueId, usize> = held.into_iter().zip(assigned).collect();
     let port = |value: ValueId| Port { slot: slot_of[&roots[value]], layout: layouts[value] };
 
-    let mut arena: Vec<Aligned> = slots.iter().map(|&len| Aligned::zeros(len)).collect();
+    let mut trial = Trial::new(isa, &slots, earlier);
     let mut weight_bytes = 0;
     let mut steps = Vec::new();
     for node in network.nodes.iter().filter(|node| roots[node.output] == node.output) {
         let (kind, activation) = match &node.op {
-            Op::Conv { .. } => convolved(node, &port, isa, &mut arena),
-            Op::Dense { .. } => multiplied(node, &port, isa, &mut arena),
+            Op::Conv { .. } => convolved(node, &port, &mut trial),
+            Op::Dense { .. } => multiplied(node, &port, &mut trial),
             _ => (steps::plain(node, &port), node.activation),
         };
         weight_bytes += kind.weight_bytes();
-        steps.push(Step { kind, to: port(node.output), activation, clear: Clear::Nothing });
+        steps.push(Step { kind, to: port(node.output), activation });
     }
-    mark_clears(&mut steps);
     let output = port(*network.outputs.first().ok_or("it has no output")?);
     let input_len = network.values[network.nodes[0].output].len();
-    Ok(Plan { isa, steps, slots, output: (output.slot, output.layout), input_len, weight_bytes })
+    let (output, choices) = ((output.slot, output.layout), trial.choices());
+    Ok(Plan { isa, steps, slots, output, input_len, weight_bytes, choices })
 }
 
 /// Each value's layout: the gap is what its readers ask for. Values of one size have the same, so that convolutions can
@@ -56,9 +56,11 @@ fn layouts(network: &Network) -> Vec<Layout> {
     let mut flat = vec![false; network.values.len()];
     for node in &network.nodes {
         match &node.op {
-            Op::Conv { window, .. } => {
+            Op::Conv { weights, window, group, .. } => {
                 let value = node.inputs[0];
-                needs[value] = needs[value].max(convolution::gap(window, network.values[value]));
+                let mut gap = convolution::gap(window, network.values[value]);
+                gap.lines = convolution::wants_lines(weights, window, *group);
+                needs[value] = needs[value].max(gap);
             }
             Op::Reshape => flat[node.inputs[0]] = true,
             _ => {}
@@ -78,19 +80,6 @@ fn layouts(network: &Network) -> Vec<Layout> {
     (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value))).collect()
 }
 
-/// Marks what each step must zero: all gaps where its slot holds other layouts as well, in this run or the last.
-fn mark_clears(steps: &mut [Step]) {
-    for index in 0..steps.len() {
-        let to = steps[index].to;
-        let shares = |other: &Step| other.to.slot == to.slot && !other.to.layout.is_like(&to.layout);
-        steps[index].clear = match (steps.iter().any(shares), steps[index].kind.spills()) {
-            (true, _) => Clear::All,
-            (false, true) => Clear::Columns,
-            (false, false) => Clear::Nothing,
-        };
-    }
-}
-
 /// The value whose memory each value has: its own, or for a reshape without gaps that of what is reshaped.
 fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
     let mut roots: Vec<ValueId> = (0..network.values.len()).collect();
@@ -104,7 +93,10 @@ fn roots(network: &Network, layouts: &[Layout]) -> Vec<ValueId> {
 }
 
 fn lives(network: &Network, layouts: &[Layout], roots: &[ValueId]) -> Vec<Life> {
-    let kind = |layout: &Layout| layouts.iter().position(|other| other.is_like(layout)).unwrap_or(0);
+    let kind = |layout: &Layout| {
+        let alike = |other: &Layout| other.is_like(layout) || other.is_dense() && layout.is_dense();
+        layouts.iter().position(alike).unwrap_or(0)
+    };
     let life = |layout: &Layout| Life { first: 0, last: 0, len: layout.len(), kind: kind(layout) };
     let mut lives: Vec<Life> = layouts.iter().map(life).collect();
     for (index, node) in network.nodes.iter().enumerate() {
@@ -130,12 +122,7 @@ fn clamp(activation: Activation) -> (Clamp, Activation) {
     }
 }
 
-fn convolved(
-    node: &Node,
-    port: &dyn Fn(ValueId) -> Port,
-    isa: Isa,
-    arena: &mut [Aligned],
-) -> (Kind, Activation) {
+fn convolved(node: &Node, port: &dyn Fn(ValueId) -> Port, trial: &mut Trial<'_>) -> (Kind, Activation) {
     let Op::Conv { weights, bias, window, group } = &node.op else { unreachable!("called for convolutions") };
     let (input, to) = (port(node.inputs[0]), port(node.output));
     let residual = node.inputs.get(1).map(|&value| port(value));
@@ -150,7 +137,8 @@ fn convolved(
     };
     let (clamp, left) = clamp(node.activation);
     let added = residual.map(|port| port.slot);
-    let kernel = fastest(plan.candidates(isa, clamp), |kernel| {
+    let kernels = plan.candidates(trial.isa, clamp, trial.earlier());
+    let kernel = trial.fastest(kernels, |kernel, arena| {
         let mut out = std::mem::take(&mut arena[to.slot]);
         kernel.run(&arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
         arena[to.slot] = out;
@@ -158,60 +146,21 @@ fn convolved(
     (Kind::Conv { kernel, input: input.slot, residual: added }, left)
 }
 
-fn multiplied(
-    node: &Node,
-    port: &dyn Fn(ValueId) -> Port,
-    isa: Isa,
-    arena: &mut [Aligned],
-) -> (Kind, Activation) {
+fn multiplied(node: &Node, port: &dyn Fn(ValueId) -> Port, trial: &mut Trial<'_>) -> (Kind, Activation) {
     let Op::Dense { weights, bias } = &node.op else { unreachable!("called for products") };
     let (input, to) = (port(node.inputs[0]), port(node.output));
     let inputs = input.layout.shape.c;
     let (clamp, left) = clamp(node.activation);
+    let (isa, earlier) = (trial.isa, trial.earlier());
     let sparse = weights.iter().filter(|weight| **weight == 0.0).count() * 4 > weights.len();
     let ways = if sparse { &[Storage::Rows, Storage::Blocks, Storage::Dense][..] } else { &[Storage::Dense] };
-    let kernels = ways.iter().filter_map(|&way| Matrix::new(way, weights, bias, inputs, clamp));
-    let kernel = fastest(kernels, |kernel: &Matrix| {
+    let known = ways.iter().position(|way| Some(way.name()) == earlier);
+    let ways = known.map_or(ways, |at| &ways[at..=at]);
+    let pack = |&way: &Storage| Some((way.name(), Matrix::new(way, weights, bias, inputs, clamp)?));
+    let kernel = trial.fastest(ways.iter().filter_map(pack), |kernel, arena| {
         let mut out = std::mem::take(&mut arena[to.slot]);
         kernel.run(isa, &arena[input.slot], &mut out);
         arena[to.slot] = out;
     });
     (Kind::Dense { kernel, input: input.slot }, left)
-}
-
-/// Runs of a kernel in its trial, at most, and the time after which no other begins.
-const ROUNDS: usize = 12;
-const TRIAL: Duration = Duration::from_millis(4);
-
-/// The kernel that runs fastest here and now, by the shortest of several runs. Two at most are held at once.
-///
-/// # Panics
-/// Where there is none.
-fn fastest<K>(kernels: impl IntoIterator<Item = K>, mut run: impl FnMut(&K)) -> K {
-    let mut kernels = kernels.into_iter().peekable();
-    let mut winner = kernels.next().expect("every operator has a kernel");
-    if kernels.peek().is_none() {
-        return winner;
-    }
-    let mut time = |kernel: &K| {
-        let start = Instant::now();
-        let mut best = Duration::MAX;
-        for _ in 0..ROUNDS {
-            let one = Instant::now();
-            run(kernel);
-            best = best.min(one.elapsed());
-            if start.elapsed() > TRIAL {
-                break;
-            }
-        }
-        best
-    };
-    let mut best = time(&winner);
-    for kernel in kernels {
-        let found = time(&kernel);
-        if found < best {
-            (winner, best) = (kernel, found);
-        }
-    }
-    winner
 }

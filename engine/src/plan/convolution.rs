@@ -1,12 +1,12 @@
 //! A convolution's kernel: its taps as offsets into the input's planes, the places it is computed at, and the ways to
 //! pack it that are worth a trial.
 
-use std::collections::BTreeSet;
+use std::ops::Range;
 
 use secateur_model::eval::Window;
 
 use super::layout::{Gap, Layout, Shape};
-use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row};
+use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row, union};
 
 /// Lanes of a place.
 const LANES: usize = 8;
@@ -39,7 +39,17 @@ pub(super) fn gap(window: &Window, input: Shape) -> Gap {
         let behind = window.output[axis] as isize - 1 + high - (length as isize - 1);
         behind.max(-low).max(0) as usize
     };
-    Gap { rows: along(0, input.h), columns: along(1, input.w) }
+    Gap { rows: along(0, input.h), columns: along(1, input.w), lines: false }
+}
+
+/// Whether a convolution would rather have each row of its input on a cache line of its own: where most inputs serve one
+/// row or two, loads are what it waits for, and one that crosses a line counts twice.
+pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize) -> bool {
+    let zeros = weights.iter().filter(|weight| **weight == 0.0).count();
+    let width = window.output[1];
+    window.kernel[1] > 1
+        && (zeros * 4 > weights.len() || group > 1)
+        && width.next_multiple_of(LANES) - width <= 2
 }
 
 impl Plan<'_> {
@@ -95,95 +105,171 @@ impl Plan<'_> {
         let (along, by_row) = (span.div_ceil(LANES), h * w.div_ceil(LANES));
         // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills.
         if alike && (h == 1 || along < by_row || along == by_row && w < LANES) {
-            let places = cover(span).map(|at| self.place(0, at)).collect();
-            return Grid { places, lanes: span.min(LANES), spills: stride > w && h > 1 };
+            let (room, lanes) = (self.output.plane >= span.next_multiple_of(LANES), span.min(LANES));
+            let places = cover(span, room).map(|at| self.place(0, at)).collect();
+            // The last vector reaches beyond the plane where there is room for zeros.
+            let (lanes, last) = if room { (LANES, span - (along - 1) * LANES) } else { (lanes, lanes) };
+            return Grid { places, lanes, kept: [lanes, last], spills: stride > w && h > 1 };
         }
-        let places = (0..h).flat_map(|y| cover(w).map(move |x| self.place(y, x)));
-        Grid { places: places.collect(), lanes: w.min(LANES), spills: false }
+        // Rows are longer than a vector, or there may be room behind them.
+        let (room, kept) = (w < LANES && stride >= LANES, w.min(LANES));
+        let places = (0..h).flat_map(|y| cover(w, room).map(move |x| self.place(y, x)));
+        Grid {
+            places: places.collect(),
+            lanes: if room { LANES } else { kept },
+            kept: [kept; 2],
+            spills: false,
+        }
     }
 
     /// Every position of an output plane.
     fn pixels(&self) -> Grid {
         let Shape { h, w, .. } = self.output.shape;
         let places = (0..h).flat_map(|y| (0..w).map(move |x| self.place(y, x)));
-        Grid { places: places.collect(), lanes: 1, spills: false }
+        Grid { places: places.collect(), lanes: 1, kept: [1; 2], spills: false }
     }
 
-    /// The ways to pack it: single rows, and blocks of rows that share their taps, unless those are hopeless.
-    pub(super) fn candidates(&self, isa: Isa, clamp: Clamp) -> impl Iterator<Item = Convolution> {
+    /// The ways to pack it, each with its name: `earlier`, if that is one; else single rows, and blocks of rows that share
+    /// their taps, unless those are hopeless.
+    pub(super) fn candidates(
+        &self,
+        isa: Isa,
+        clamp: Clamp,
+        earlier: Option<&str>,
+    ) -> impl Iterator<Item = (&'static str, Convolution)> {
         let (rows, grid, pixels) = (self.rows(), self.grid(), self.pixels());
         let share = rows.len() / self.group;
         let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
-        let mut ways: Vec<(f64, Form, Vec<Vec<usize>>)> = Vec::new();
-        for (form, height) in WAYS {
+        let known = WAYS.iter().position(|way| Some(way.0) == earlier);
+        let mut ways: Vec<(f64, &Way, Vec<Vec<usize>>)> = Vec::new();
+        for way in known.map_or(&WAYS[..], |at| &WAYS[at..=at]) {
+            let &(_, form, height) = way;
             let block = |group: usize| blocks(&rows, group * share..(group + 1) * share, height, alike);
             let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
             let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
-            if height > 1 && tallest * 2 <= height {
+            if height > 1 && tallest * 2 <= height && known.is_none() {
                 continue;
             }
-            let places = if form == Form::Positions { &grid } else { &pixels }.places.len();
-            ways.push((estimate(isa, form, &rows, &groups, places), form, groups));
+            let places = if form == Form::Channels { &pixels } else { &grid }.places.len();
+            ways.push((estimate(isa, form, &rows, &groups, places), way, groups));
         }
         let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
         let hopeful = ways.into_iter().filter(move |way| way.0 <= HOPE * best);
-        hopeful.map(move |(_, form, groups)| {
-            let grid = if form == Form::Positions { &grid } else { &pixels };
-            Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp)
+        hopeful.map(move |(_, &(name, form, _), groups)| {
+            let grid = if form == Form::Channels { &pixels } else { &grid };
+            (name, Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp))
         })
     }
 }
 
-/// Forms and heights of blocks.
-const WAYS: [(Form, usize); 9] = [
-    (Form::Positions, 1),
-    (Form::Positions, 2),
-    (Form::Positions, 4),
-    (Form::Positions, 6),
-    (Form::Positions, 8),
-    (Form::Channels, 8),
-    (Form::Channels, 16),
-    (Form::Channels, 24),
-    (Form::Channels, 32),
+/// A name, a form and the height of blocks.
+type Way = (&'static str, Form, usize);
+
+/// All ways to pack a convolution.
+const WAYS: [Way; 10] = [
+    ("positions × 1", Form::Positions, 1),
+    ("positions × 2", Form::Positions, 2),
+    ("positions × 4", Form::Positions, 4),
+    ("positions × 6", Form::Positions, 6),
+    ("positions × 8", Form::Positions, 8),
+    ("pairs", Form::Pairs, 2),
+    ("channels × 8", Form::Channels, 8),
+    ("channels × 16", Form::Channels, 16),
+    ("channels × 24", Form::Channels, 24),
+    ("channels × 32", Form::Channels, 32),
 ];
 
 /// A way whose estimate is over this many times the best is not tried.
 const HOPE: f64 = 1.6;
 
-/// Where vectors start that cover `length` positions: the last overlaps the one before.
-fn cover(length: usize) -> impl Iterator<Item = usize> {
-    (0..length.div_ceil(LANES)).map(move |index| (index * LANES).min(length.saturating_sub(LANES)))
+/// Where vectors start that cover `length` positions: the last reaches beyond them where there is room for that, else it
+/// overlaps the one before.
+fn cover(length: usize, room: bool) -> impl Iterator<Item = usize> {
+    let last = if room { length } else { length.saturating_sub(LANES) };
+    (0..length.div_ceil(LANES)).map(move |index| (index * LANES).min(last))
 }
 
-/// Rows in blocks of at most `height`, as even as can be. Each takes the row that comes first and those that add the
-/// fewest taps to it; where all rows are alike, in order.
-fn blocks(rows: &[Row], range: std::ops::Range<usize>, height: usize, alike: bool) -> Vec<Vec<usize>> {
-    let mut left: Vec<usize> = range.collect();
-    let count = left.len().div_ceil(height);
-    if height == 1 || alike || left.len() > SORTED_ROWS {
-        return (0..count)
-            .map(|i| left[left.len() * i / count..left.len() * (i + 1) / count].to_vec())
-            .collect();
+/// Rows in blocks of at most `height`, as even as can be. Each takes the longest row that is left and those that add the
+/// fewest taps to it, then rows change places as long as that spares taps; where all rows are alike, in order.
+fn blocks(rows: &[Row], range: Range<usize>, height: usize, alike: bool) -> Vec<Vec<usize>> {
+    let count = range.len().div_ceil(height);
+    let part = |i: usize| range.start + range.len() * i / count;
+    let mut made: Vec<Vec<usize>> = (0..count).map(|i| (part(i)..part(i + 1)).collect()).collect();
+    if height == 1 || alike || range.len() > SORTED_ROWS {
+        return made;
     }
-    let mut made = Vec::new();
-    while !left.is_empty() {
-        let size = left.len().div_ceil(count - made.len());
-        let mut block = vec![left.remove(0)];
-        let mut taps: BTreeSet<i32> = rows[block[0]].taps.iter().map(|tap| tap.0).collect();
+    let taps = TapSets::new(rows);
+    let mut left: Vec<usize> = range.collect();
+    left.sort_by_key(|&row| std::cmp::Reverse(rows[row].taps.len()));
+    for block in &mut made {
+        let size = block.len();
+        *block = vec![left.remove(0)];
         while block.len() < size {
-            let new = |row: &usize| rows[*row].taps.iter().filter(|tap| !taps.contains(&tap.0)).count();
-            let Some((at, _)) = left.iter().enumerate().min_by_key(|(_, row)| new(row)) else { break };
-            let row = left.remove(at);
-            taps.extend(rows[row].taps.iter().map(|tap| tap.0));
-            block.push(row);
+            let taps_with = |row: &usize| taps.count(block.iter().chain([row]));
+            let Some((at, _)) = left.iter().enumerate().min_by_key(|(_, row)| taps_with(row)) else { break };
+            block.push(left.remove(at));
         }
-        made.push(block);
+    }
+    for _ in 0..SWAP_ROUNDS {
+        if !swapped(&mut made, &taps) {
+            break;
+        }
     }
     made
 }
 
+/// Lets rows of two blocks change places wherever that spares taps; whether any did.
+fn swapped(made: &mut [Vec<usize>], taps: &TapSets) -> bool {
+    let mut any = false;
+    for second in 1..made.len() {
+        let (before, rest) = made.split_at_mut(second);
+        let other = &mut rest[0];
+        for block in before {
+            for at in 0..block.len() * other.len() {
+                let (i, j) = (at / other.len(), at % other.len());
+                let cost = |a: &[usize], b: &[usize]| taps.count(a) + taps.count(b);
+                let old = cost(block, other);
+                std::mem::swap(&mut block[i], &mut other[j]);
+                if cost(block, other) < old {
+                    any = true;
+                } else {
+                    std::mem::swap(&mut block[i], &mut other[j]);
+                }
+            }
+        }
+    }
+    any
+}
+
+/// Which taps each row has, as bits.
+struct TapSets(Vec<Vec<u64>>);
+
+impl TapSets {
+    fn new(rows: &[Row]) -> Self {
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let offsets = union(rows, &all);
+        let set = |row: &Row| {
+            let mut bits = vec![0u64; offsets.len().div_ceil(64)];
+            for at in row.taps.iter().filter_map(|tap| offsets.binary_search(&tap.0).ok()) {
+                bits[at / 64] |= 1 << (at % 64);
+            }
+            bits
+        };
+        Self(rows.iter().map(set).collect())
+    }
+
+    /// Taps that any of `rows` has.
+    fn count<'r>(&self, rows: impl IntoIterator<Item = &'r usize> + Clone) -> u32 {
+        let words = self.0.first().map_or(0, Vec::len);
+        let word = |at: usize| rows.clone().into_iter().fold(0, |bits, &row| bits | self.0[row][at]);
+        (0..words).map(|at| word(at).count_ones()).sum()
+    }
+}
+
 /// Rows that are sorted into blocks by their taps, at most: the work grows with the square.
 const SORTED_ROWS: usize = 256;
+/// Times that all rows may change places.
+const SWAP_ROUNDS: usize = 4;
 
 fn same(a: &Row, b: &Row) -> bool {
     a.taps.len() == b.taps.len() && a.taps.iter().zip(&b.taps).all(|(a, b)| a.0 == b.0)
@@ -195,23 +281,18 @@ fn estimate(isa: Isa, form: Form, rows: &[Row], groups: &[Vec<usize>], places: u
     let tiles = places.div_ceil(form.width(height, isa.registers()));
     let width = places as f64 / tiles as f64;
     let cost = |group: &Vec<usize>| {
-        let taps = match group[..] {
-            [row] => rows[row].taps.len(),
-            _ => {
-                let mut all: Vec<i32> =
-                    group.iter().flat_map(|&row| rows[row].taps.iter().map(|tap| tap.0)).collect();
-                all.sort_unstable();
-                all.dedup();
-                all.len()
-            }
-        };
-        let (height, epilogue) = match form {
-            Form::Positions => (group.len() as f64, 20.0),
+        let own: usize = group.iter().map(|&row| rows[row].taps.len()).sum();
+        let taps = union(rows, group).len() as f64;
+        let (vectors, epilogue) = match form {
+            Form::Positions | Form::Pairs => (group.len() as f64, 20.0),
             Form::Channels => (group.len().div_ceil(LANES) as f64, 20.0 + width * group.len() as f64),
         };
-        let loads = (width + height + 1.0) / 1.6;
-        let products = (height * width / 2.0).max(4.0);
-        tiles as f64 * (epilogue + taps as f64 * loads.max(products))
+        let (loads, products) = match form {
+            // Each input once, each weight that is not zero once.
+            Form::Pairs => (taps * width + own as f64, own as f64 * width / 2.0),
+            _ => (taps * (width + vectors + 1.0), taps * (vectors * width / 2.0).max(4.0)),
+        };
+        tiles as f64 * (epilogue + products.max(loads / 1.6))
     };
     groups.iter().map(cost).sum()
 }

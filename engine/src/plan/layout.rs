@@ -20,11 +20,17 @@ impl Shape {
 pub(crate) struct Gap {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
+    /// Whether each row, with its columns on both sides, lies on a cache line of its own, where it fits.
+    pub(crate) lines: bool,
 }
 
 impl Gap {
     pub(crate) fn max(self, other: Self) -> Self {
-        Self { rows: self.rows.max(other.rows), columns: self.columns.max(other.columns) }
+        Self {
+            rows: self.rows.max(other.rows),
+            columns: self.columns.max(other.columns),
+            lines: self.lines || other.lines,
+        }
     }
 }
 
@@ -40,12 +46,16 @@ pub(crate) struct Layout {
     pub(crate) origin: usize,
 }
 
-/// Floats behind the last plane that a vector may read.
-const SLACK: usize = 8;
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Floats behind the last plane that a vector may read, or write zeros to.
+pub(crate) const SLACK: usize = 8;
 
 impl Layout {
     pub(crate) fn new(shape: Shape, gap: Gap) -> Self {
-        let stride = shape.w + gap.columns;
+        let lines = gap.lines && shape.w + 2 * gap.columns <= LINE;
+        let stride = if lines { LINE } else { shape.w + gap.columns };
         Self { shape, stride, plane: (shape.h + gap.rows) * stride, origin: gap.rows * stride + gap.columns }
     }
 
@@ -74,19 +84,6 @@ impl Layout {
         let lines =
             |layout: &Self| (layout.origin, layout.plane, layout.stride, layout.shape.h, layout.shape.w);
         lines(self) == lines(other)
-    }
-
-    /// Zeros all gaps.
-    pub(crate) fn clear_gaps(&self, data: &mut [f32]) {
-        if self.is_dense() {
-            return;
-        }
-        let Shape { c, h, w } = self.shape;
-        data[..self.origin].fill(0.0);
-        self.clear_columns(data);
-        for c in 0..c {
-            data[self.at(c, h - 1, w)..self.at(c + 1, 0, 0)].fill(0.0);
-        }
     }
 
     /// Zeros the columns behind each row.

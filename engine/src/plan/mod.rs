@@ -14,6 +14,7 @@ mod profile;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use secateur_model::Graph;
 
@@ -22,6 +23,7 @@ use layout::Layout;
 pub(crate) use lower::Reason;
 pub use profile::StepTime;
 use steps::Step;
+pub use trial::KernelChoices;
 
 /// A compiled graph.
 pub(crate) struct Plan {
@@ -33,24 +35,34 @@ pub(crate) struct Plan {
     output: (usize, Layout),
     input_len: usize,
     weight_bytes: usize,
+    choices: KernelChoices,
 }
 
 /// The memory that one run of a plan needs: one for each run at a time.
 pub(crate) struct Arena(Vec<Aligned>);
 
 impl Plan {
-    /// Compiles `graph` for one sample on this machine.
+    /// Compiles `graph` for one sample on this machine, with the kernels that an `earlier` trial found.
     ///
     /// # Errors
     /// With the reason, where the plan does not cover the graph.
-    pub(crate) fn compile(graph: &Graph) -> Result<Self, Reason> {
-        Self::compile_for(graph, Isa::best())
+    pub(crate) fn compile(graph: &Graph, earlier: Option<&KernelChoices>) -> Result<Self, Reason> {
+        Self::compile_for(graph, Isa::best(), earlier)
     }
 
-    pub(crate) fn compile_for(graph: &Graph, isa: Isa) -> Result<Self, Reason> {
+    pub(crate) fn compile_for(
+        graph: &Graph,
+        isa: Isa,
+        earlier: Option<&KernelChoices>,
+    ) -> Result<Self, Reason> {
         let mut network = lower::lower(graph)?;
         fuse::fuse(&mut network);
-        build::build(&network, isa)
+        build::build(&network, isa, earlier)
+    }
+
+    /// What the trials found.
+    pub(crate) fn choices(&self) -> &KernelChoices {
+        &self.choices
     }
 
     /// Memory for one run at a time.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use secateur_common::probe_input;
 use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo, eval, onnx, shape};
 
-use super::Plan;
+use super::{KernelChoices, Plan};
 use crate::kernels::Isa;
 
 /// What the two may differ by, in parts of the largest output: rounding in another order.
@@ -14,7 +14,7 @@ const TOLERANCE: f32 = 1e-5;
 
 /// The largest difference between plan and interpreter on one input, in parts of the largest output.
 fn difference(graph: &Graph, isa: Isa) -> f32 {
-    let plan = Plan::compile_for(graph, isa).unwrap();
+    let plan = Plan::compile_for(graph, isa, None).unwrap();
     let shape = shape::input_shape(&graph.inputs[0], 1, &BTreeMap::new()).unwrap();
     let input: Vec<f32> = probe_input(1, shape.iter().product()).iter().map(|x| x - 0.5).collect();
     let mut arena = plan.arena();
@@ -113,6 +113,27 @@ fn ints(values: &[usize]) -> Attribute {
 #[test]
 fn the_example_runs_as_the_interpreter_has_it() {
     agrees(&onnx::read(include_bytes!("../../../examples/lenet5.onnx")).unwrap());
+}
+
+#[test]
+fn what_a_trial_found_is_taken_again_and_what_it_did_not_is_tried() {
+    let graph = onnx::read(include_bytes!("../../../examples/lenet5.onnx")).unwrap();
+    for isa in Isa::available() {
+        let ways = |earlier: KernelChoices| {
+            Plan::compile_for(&graph, isa, Some(&earlier)).unwrap().choices().ways.clone()
+        };
+        let found = |ways: [&str; 4]| KernelChoices {
+            set: isa.name().into(),
+            ways: ways.iter().map(|&way| way.into()).collect(),
+        };
+        // Two that no trial would find.
+        let odd = found(["channels × 8", "positions × 1", "dense", "dense"]);
+        assert_eq!(ways(odd.clone()), odd.ways);
+        let unknown = ways(found(["channels × 8", "of another version", "dense", "dense"]));
+        assert_eq!((unknown.len(), unknown[0].as_str()), (4, "channels × 8"));
+        assert_ne!(unknown[1], "of another version");
+        assert_ne!(ways(KernelChoices { set: "another".into(), ..odd })[1], "positions × 1");
+    }
 }
 
 /// Shapes, windows and densities of a convolution.
@@ -337,7 +358,7 @@ fn one_dimensional_convolutions_agree() {
 fn what_is_not_covered_is_said() {
     let mut build = Builder::new(&[1, 4, 6, 6], 1.0);
     build.node("Transpose", &["x"], &[("perm", ints(&[0, 1, 3, 2]))]);
-    let reason = Plan::compile(&build.finish()).err().unwrap();
+    let reason = Plan::compile(&build.finish(), None).err().unwrap();
     assert!(reason.contains("Transpose"), "{reason}");
 }
 
@@ -348,7 +369,7 @@ fn nan_comes_out_as_nan() {
     build.node("Relu", &[&h], &[]);
     let graph = build.finish();
     for isa in Isa::available() {
-        let plan = Plan::compile_for(&graph, isa).unwrap();
+        let plan = Plan::compile_for(&graph, isa, None).unwrap();
         let output = plan.run(&mut plan.arena(), &[f32::NAN; 32]).unwrap();
         assert!(output.iter().all(|y| y.is_nan()));
     }

@@ -56,6 +56,7 @@ pub(crate) fn report_in(
         accuracy: rung.accuracy.unwrap_or_default(),
         latency: LatencySummary { count: 100, p50: Micros(p95_us), p95: Micros(p95_us), p99: Micros(p95_us) },
         memory: Default::default(),
+        sensed: Default::default(),
         model_bytes: rung.cost.model_bytes,
         disk_bytes: rung.cost.model_bytes,
         wire_bytes: rung.cost.model_bytes,

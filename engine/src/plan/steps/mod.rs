@@ -22,17 +22,6 @@ pub(super) struct Step {
     pub(super) to: Port,
     /// What is left to do to the result.
     pub(super) activation: Activation,
-    /// What is zeroed of its gaps.
-    pub(super) clear: Clear,
-}
-
-/// Gaps that may hold something else than zeros.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Clear {
-    Nothing,
-    /// The columns behind each row, where the step itself writes.
-    Columns,
-    All,
 }
 
 /// What a step computes.
@@ -117,13 +106,9 @@ impl Kind {
         }
     }
 
-    /// Whether it writes the columns behind rows.
-    pub(super) fn spills(&self) -> bool {
-        match self {
-            Self::Conv { kernel, .. } => kernel.spills(),
-            Self::Phases { .. } => true,
-            _ => false,
-        }
+    /// Whether it writes the columns behind rows, which must hold zeros.
+    fn spills(&self) -> bool {
+        matches!(self, Self::Conv { kernel, .. } if kernel.spills())
     }
 
     #[inline(always)]
@@ -137,7 +122,9 @@ impl Kind {
             Self::Affine { from, affine } => elementwise::affine(affine, from.of(slots), to, out),
             Self::Same { from } => moves::same(from.of(slots), to, out),
             Self::Binary { op, a, b } => elementwise::binary(*op, a.of(slots), b.of(slots), to, out),
-            Self::Pool { from, window, pool } => pools::windowed(*pool, window, from.of(slots), to, out),
+            Self::Pool { from, window, pool } => {
+                pools::windowed(isa, *pool, window, from.of(slots), to, out);
+            }
             Self::Global { from, max } => pools::global(*max, from.of(slots), to, out),
             Self::Concat { from } => moves::concat(from.iter().map(|port| port.of(slots)), to, out),
             Self::Reshape { from } => moves::reshape(from.of(slots), to, out),
@@ -174,10 +161,8 @@ impl Step {
             if self.activation != Activation::None {
                 elementwise::activate(self.activation, layout, &mut out);
             }
-            match self.clear {
-                Clear::Nothing => {}
-                Clear::Columns => layout.clear_columns(&mut out),
-                Clear::All => layout.clear_gaps(&mut out),
+            if self.kind.spills() {
+                layout.clear_columns(&mut out);
             }
         });
         slots[self.to.slot] = out;

@@ -1,7 +1,7 @@
 //! Steps that only put elements elsewhere.
 
 use super::Source;
-use crate::kernels::{Halving, Isa};
+use crate::kernels::{Halving, Into, Isa};
 use crate::plan::layout::{Layout, Shape};
 
 /// As it is.
@@ -64,8 +64,7 @@ pub(super) fn pad(
     }
 }
 
-/// Every `rows`-th row and `columns`-th column in planes of their own; zeros where there are none. May write the columns
-/// behind rows.
+/// Every `rows`-th row and `columns`-th column in planes of their own; zeros where there are none.
 #[inline(always)]
 pub(super) fn phases(
     isa: Isa,
@@ -77,29 +76,31 @@ pub(super) fn phases(
     let Shape { c, h, w } = from.shape;
     for py in 0..rows {
         let tall = h.saturating_sub(py).div_ceil(rows);
-        for channel in 0..c {
-            let plane = |px: usize| to.at((py * columns + px) * c + channel, 0, 0);
-            let (source, step) = (from.at(channel, py, 0), rows * from.stride);
-            if columns == 2 {
-                let eights = to.shape.w.div_ceil(8);
-                let [even, odd] = [plane(0), plane(1)];
-                let halving = Halving { source, step, rows: tall, eights, even, odd, stride: to.stride };
-                if halved(isa, &halving, w, data, to, out) {
-                    continue;
-                }
-            }
-            for px in 0..columns {
-                let wide = w.saturating_sub(px).div_ceil(columns);
-                for y in 0..tall {
-                    let row = &mut out[plane(px) + y * to.stride..][..to.shape.w];
-                    every(&data[source + px + y * step..], columns, &mut row[..wide]);
-                    row[wide..].fill(0.0);
-                }
-            }
+        let first = |px: usize| (py * columns + px) * c;
+        for y in tall..to.shape.h {
+            (first(0)..first(columns)).for_each(|plane| out[to.at(plane, y, 0)..][..to.shape.w].fill(0.0));
         }
-        for plane in (0..columns).flat_map(|px| (0..c).map(move |channel| (py * columns + px) * c + channel))
-        {
-            (tall..to.shape.h).for_each(|y| out[to.at(plane, y, 0)..][..to.shape.w].fill(0.0));
+        let halving = Halving {
+            planes: c,
+            rows: tall,
+            width: w,
+            source: from.at(0, py, 0),
+            from: [from.plane, rows * from.stride],
+            into: Into::Halves { even: to.at(first(0), 0, 0), odd: to.at(first(1), 0, 0) },
+            to: [to.plane, to.stride],
+        };
+        // What is written behind a row is written again with the next, or lies in a gap.
+        let gap = to.plane - (tall.max(1) - 1) * to.stride - to.shape.w;
+        if columns == 2 && halving.run(isa, gap, data, out) {
+            continue;
+        }
+        for (px, channel) in (0..columns).flat_map(|px| (0..c).map(move |channel| (px, channel))) {
+            let wide = w.saturating_sub(px).div_ceil(columns);
+            for y in 0..tall {
+                let row = &mut out[to.at(first(px) + channel, y, 0)..][..to.shape.w];
+                every(&data[from.at(channel, py + y * rows, px)..], columns, &mut row[..wide]);
+                row[wide..].fill(0.0);
+            }
         }
     }
 }
@@ -110,25 +111,4 @@ fn every(source: &[f32], step: usize, out: &mut [f32]) {
     for (x, out) in out.iter_mut().enumerate() {
         *out = source[x * step];
     }
-}
-
-/// Splits the rows of one plane, eight elements at a time: what is written behind a row is overwritten by the next, or
-/// lies in a gap. Whether there is room for that.
-#[inline(always)]
-fn halved(isa: Isa, halving: &Halving, w: usize, data: &[f32], to: &Layout, out: &mut [f32]) -> bool {
-    let (width, over) = (to.shape.w, 8 * halving.eights - to.shape.w);
-    let behind = to.plane - (to.shape.h - 1) * to.stride - width;
-    if behind < over || halving.rows == 0 || !halving.fits(data.len(), out.len()) {
-        return false;
-    }
-    halving.run(isa, data, out);
-    if w % 2 == 1 {
-        let last = halving.odd + width - 1;
-        (0..halving.rows).for_each(|y| out[last + y * to.stride] = 0.0);
-    }
-    for plane in [halving.even, halving.odd] {
-        let end = plane + (halving.rows - 1) * to.stride + width;
-        out[end..end + over].iter_mut().for_each(|x| *x = 0.0);
-    }
-    true
 }

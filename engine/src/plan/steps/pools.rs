@@ -3,17 +3,26 @@
 use secateur_model::eval::Window;
 
 use super::{Pool, Source};
-use crate::plan::layout::{Layout, Shape};
+use crate::kernels::{Halving, Into, Isa};
+use crate::plan::layout::{Layout, SLACK, Shape};
 
 /// Over windows.
 #[inline(always)]
-pub(super) fn windowed(pool: Pool, window: &Window, source: Source<'_>, to: &Layout, out: &mut [f32]) {
+pub(super) fn windowed(
+    isa: Isa,
+    pool: Pool,
+    window: &Window,
+    source: Source<'_>,
+    to: &Layout,
+    out: &mut [f32],
+) {
     let fits = |axis: usize| {
         let end = (window.output[axis] - 1) * window.stride[axis] + window.kernel[axis];
         window.pad[axis] == 0 && window.dilation[axis] == 1 && end <= window.input[axis]
     };
-    if pool == Pool::Max && window.kernel == [2, 2] && window.stride == [2, 2] && fits(0) && fits(1) {
-        return halved(source, to, out);
+    let halves = window.kernel == [2, 2] && window.stride == [2, 2] && fits(0) && fits(1);
+    if pool == Pool::Max && halves && halved(isa, source, to, out) {
+        return;
     }
     let (data, from) = source;
     let Shape { c, h, w } = to.shape;
@@ -39,23 +48,21 @@ pub(super) fn windowed(pool: Pool, window: &Window, source: Source<'_>, to: &Lay
     }
 }
 
-/// The largest of each two by two.
+/// The largest of each two by two, eight at a time, where there is room for that.
 #[inline(always)]
-fn halved((data, from): Source<'_>, to: &Layout, out: &mut [f32]) {
+fn halved(isa: Isa, (data, from): Source<'_>, to: &Layout, out: &mut [f32]) -> bool {
     let Shape { c, h, w } = to.shape;
-    for channel in 0..c {
-        for y in 0..h {
-            let row = |y: usize| &data[from.at(channel, y, 0)..][..2 * w];
-            let (upper, lower) = (row(2 * y), row(2 * y + 1));
-            let start = to.at(channel, y, 0);
-            for (x, out) in out[start..start + w].iter_mut().enumerate() {
-                let larger = |a: f32, b: f32| if a < b { b } else { a };
-                let columns =
-                    [larger(upper[2 * x], lower[2 * x]), larger(upper[2 * x + 1], lower[2 * x + 1])];
-                *out = larger(columns[0], columns[1]);
-            }
-        }
-    }
+    let halving = Halving {
+        planes: c,
+        rows: h,
+        width: 2 * w,
+        source: from.at(0, 0, 0),
+        from: [from.plane, 2 * from.stride],
+        into: Into::Maxima { to: to.at(0, 0, 0), below: from.stride },
+        to: [to.plane, to.stride],
+    };
+    // What is written behind a row is written again with the next, be it of the next plane; behind the last is slack.
+    halving.run(isa, SLACK, data, out)
 }
 
 /// Over whole planes.
