@@ -196,6 +196,7 @@ impl World {
             disk_bytes: Default::default(),
             wire_bytes: Default::default(),
             today: Default::default(),
+            sensed: Default::default(),
         };
         let (id, now) = (agent.id, self.now);
         self.change(|draft| {
