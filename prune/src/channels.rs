@@ -10,14 +10,13 @@ use secateur_model::{Graph, Tensor, fold, shape};
 use crate::allocate::allocate;
 use crate::curves::curves;
 use crate::measure::{self, violations};
-use crate::observe::{Observed, observe};
+use crate::observe::{Observed, observe, sampled};
 use crate::oracle::{self, unrunnable};
 use crate::path::Path;
-use crate::refit::{Cut, refit};
+use crate::refit::{Cut, fit_layers};
 use crate::trace::{Trace, score};
-use crate::tune::tune;
 use crate::widths::{Prices, Widths};
-use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request};
+use crate::{tune, Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request};
 
 pub(crate) fn prune(
     dense: &Graph,
@@ -79,7 +78,7 @@ impl Family {
         crate::check(dense, calibration, method)?;
         let (graph, groups) = grouped(dense, method)?;
         let observed = match calibration.filter(|_| method.needs_calibration()) {
-            Some(data) => Some(observe(&graph, data, takes_in(&groups), progress)?),
+            Some(data) => Some(observe(&graph, sampled(&graph, data)?, takes_in(&groups), progress)?),
             None => None,
         };
         let mut score = score(method, seed, observed.as_ref());
@@ -149,7 +148,7 @@ impl Family {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Graph, Vec<Kept>), PruneError> {
         oracle::check(&self.graph, &self.groups, keep, &graph, self.seed)?;
-        self.refit(&mut graph, keep, refit.share, progress)?;
+        self.refit(&mut graph, keep, refit, progress)?;
         Ok((graph, self.kept(keep)))
     }
 
@@ -178,12 +177,13 @@ impl Family {
         &self,
         graph: &mut Graph,
         keep: &KeepSets,
-        share: f64,
+        refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), PruneError> {
         let Some(observed) = &self.observed else { return Ok(()) };
         let cut = Cut { dense: &self.graph, groups: &self.groups, keep };
-        refit(graph, &cut, observed, share, &mut |done, total| {
+        let images = if refit.tunes() { tune::learnt(observed) } else { observed.images() };
+        fit_layers(graph, &cut, observed, (images, refit.share), &mut |done, total| {
             progress(Progress { stage: "refit", done, total })
         })
     }
@@ -195,8 +195,8 @@ impl Family {
         refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Graph, PruneError> {
-        if let Some(observed) = self.observed.as_ref().filter(|_| refit.tune && refit.share == 1.0) {
-            tune(&mut graph, &self.graph, observed, &mut |done, total| {
+        if let Some(observed) = self.observed.as_ref().filter(|_| refit.tunes()) {
+            tune::tune(&mut graph, &self.graph, observed, &mut |done, total| {
                 progress(Progress { stage: "tune", done, total })
             })?;
         }

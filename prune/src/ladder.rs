@@ -93,7 +93,7 @@ impl Family {
         let mut tries = 1;
         loop {
             let mut graph = cut.clone();
-            self.refit(&mut graph, keep, refit.share, &mut |_| ())?;
+            self.refit(&mut graph, keep, refit, &mut |_| ())?;
             let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut));
             if tries == TRIES || (holder.affords)(above, &graph) {
                 return Ok((graph, refit.share));

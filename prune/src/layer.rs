@@ -1,5 +1,5 @@
-//! Layers that can be fitted: convolutions and products by a constant, seen as one matrix from unrolled inputs to
-//! outputs, whatever the operator and its layout.
+//! Layers that can be fitted: convolutions, products by a constant and batch norms that do not fold, seen as one matrix
+//! from unrolled inputs to outputs, whatever the operator and its layout.
 
 use faer::Mat;
 use secateur_model::{Graph, Node, Tensor};
@@ -34,6 +34,8 @@ enum Kind {
     ByInput,
     /// Weights `[outputs, inputs]`, scaled by `alpha`.
     ByOutput,
+    /// A batch norm: a scale and a shift a channel, each channel a block.
+    Norm,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,6 +116,10 @@ impl Layer {
                     bias.map_or(Bias::None, |tensor| Bias::Added { tensor }),
                 )
             }
+            [channels] if node.is("BatchNormalization") && node.int("training_mode", 0) == 0 => {
+                moments_of(graph, node).filter(|(mean, _)| mean.len() == channels)?;
+                layer(Kind::Norm, channels, 1, channels, 1, Bias::Own)
+            }
             _ => return None,
         };
         let bias = (layer.bias == Bias::Own).then(|| node.input(2)).flatten();
@@ -126,6 +132,11 @@ impl Layer {
     /// Outputs of one block.
     pub(crate) fn block_outputs(&self) -> usize {
         self.outputs / self.blocks
+    }
+
+    /// Whether it takes in more than the channel that it makes.
+    pub(crate) fn mixes(&self) -> bool {
+        self.kind != Kind::Norm
     }
 
     /// Whether a constant term can be written.
@@ -149,8 +160,13 @@ impl Layer {
         if values.len() != self.width * self.outputs {
             return None;
         }
-        let (alpha, beta) = (self.scale(node, "alpha"), self.scale(node, "beta"));
         let bias = self.bias_values(graph);
+        if self.kind == Kind::Norm {
+            let (mean, deviation) = moments_of(graph, node)?;
+            let factor = f64::from(values[block]) / deviation[block];
+            return Some(faer::mat![[factor], [f64::from(bias?[block]) - mean[block] * factor]]);
+        }
+        let (alpha, beta) = (self.scale(node, "alpha"), self.scale(node, "beta"));
         let from = block * self.block_outputs();
         Some(Mat::from_fn(self.width + 1, self.block_outputs(), |i, o| {
             if i == self.width {
@@ -163,7 +179,7 @@ impl Layer {
     fn at(&self, input: usize, output: usize) -> usize {
         match self.kind {
             Kind::ByInput => input * self.outputs + output,
-            Kind::Conv | Kind::ByOutput => output * self.width + input,
+            Kind::Conv | Kind::ByOutput | Kind::Norm => output * self.width + input,
         }
     }
 
@@ -184,6 +200,9 @@ impl Layer {
     /// Writes one block's weights and bias, `[width + 1, outputs of the block]`.
     pub(crate) fn write(&self, graph: &mut Graph, block: usize, fit: &Mat<f64>) {
         let node = &graph.nodes[self.node];
+        if self.kind == Kind::Norm {
+            return self.write_norm(graph, block, (fit[(0, 0)], fit[(1, 0)]));
+        }
         let (alpha, beta) = (self.scale(node, "alpha"), self.scale(node, "beta"));
         let from = block * self.block_outputs();
         let mut bias = self.bias_values(graph).unwrap_or_else(|| vec![0.0; self.outputs]);
@@ -215,10 +234,22 @@ impl Layer {
         }
     }
 
+    fn write_norm(&self, graph: &mut Graph, channel: usize, (factor, constant): (f64, f64)) {
+        let node = &graph.nodes[self.node];
+        let (Some((mean, deviation)), Some(shift)) = (moments_of(graph, node), node.input(2)) else { return };
+        let values = [
+            (self.weights.clone(), factor * deviation[channel]),
+            (shift.to_owned(), constant + mean[channel] * factor),
+        ];
+        for (name, value) in values {
+            let tensor = graph.initializers.get_mut(&name).and_then(Tensor::as_f32_mut);
+            tensor.into_iter().for_each(|tensor| tensor[channel] = value as f32);
+        }
+    }
+
     /// Places of one image's output of `shape`.
     pub(crate) fn area(&self, shape: &[usize]) -> usize {
-        let places =
-            if self.kind == Kind::Conv { shape.get(2..) } else { shape.get(1..shape.len().max(2) - 1) };
+        let places = if self.planes() { shape.get(2..) } else { shape.get(1..shape.len().max(2) - 1) };
         places.map_or(1, |places| places.iter().product())
     }
 
@@ -229,18 +260,21 @@ impl Layer {
         area: usize,
         (image, place, channel): (usize, usize, usize),
     ) -> usize {
-        match self.kind {
-            Kind::Conv => (image * shape[1] + channel) * area + place,
-            _ => (image * area + place) * shape[shape.len() - 1] + channel,
+        match self.planes() {
+            true => (image * shape[1] + channel) * area + place,
+            false => (image * area + place) * shape[shape.len() - 1] + channel,
         }
     }
 
     /// Channels of a value of this layer's output layout.
     pub(crate) fn channels(&self, shape: &[usize]) -> usize {
-        match self.kind {
-            Kind::Conv => shape.get(1).copied().unwrap_or(0),
-            _ => shape.last().copied().unwrap_or(0),
-        }
+        let axis = if self.planes() { 1 } else { shape.len().max(1) - 1 };
+        shape.get(axis).copied().unwrap_or(0)
+    }
+
+    /// Whether channels lie along the second axis, places along those behind it.
+    fn planes(&self) -> bool {
+        matches!(self.kind, Kind::Conv | Kind::Norm)
     }
 
     /// The unrolled input of one block at the places of `sampling`, row-major `[rows, width + 1]`, each row ending in
@@ -256,6 +290,16 @@ impl Layer {
         let (shape, data) = (x.shape(), x.as_f32()?);
         let images = *shape.first()?;
         let mut rows = Vec::with_capacity(images * sampling.each * (self.width + 1));
+        if self.kind == Kind::Norm {
+            if shape.get(1) != Some(&self.blocks) || data.len() != images * self.blocks * sampling.area {
+                return None;
+            }
+            for image in 0..images {
+                let plane = &data[(image * self.blocks + block) * sampling.area..];
+                sampling.places(first + image).for_each(|place| rows.extend([plane[place], 1.0]));
+            }
+            return Some(rows);
+        }
         if self.kind != Kind::Conv {
             if shape.last() != Some(&self.width) || data.len() != images * sampling.area * self.width {
                 return None;
@@ -288,6 +332,15 @@ impl Layer {
     }
 }
 
+/// What a batch norm subtracts from each channel, and what it divides it by.
+fn moments_of(graph: &Graph, node: &Node) -> Option<(Vec<f64>, Vec<f64>)> {
+    let values = |slot| graph.initializers.get(node.input(slot)?)?.as_f32();
+    let epsilon = node.float("epsilon", 1e-5);
+    let mean: Vec<f64> = values(3)?.iter().map(|&mean| f64::from(mean)).collect();
+    let deviation: Vec<f64> = values(4)?.iter().map(|&v| f64::from(v + epsilon).sqrt()).collect();
+    (mean.len() == deviation.len() && deviation.iter().all(|d| *d > 0.0)).then_some((mean, deviation))
+}
+
 /// The constant vector of `outputs` values that the only reader of a node's result adds to it.
 fn added_constant(graph: &Graph, index: usize, outputs: usize) -> Option<String> {
     let result = graph.nodes[index].outputs.first()?;
@@ -304,85 +357,4 @@ fn added_constant(graph: &Graph, index: usize, outputs: usize) -> Option<String>
 }
 
 #[cfg(test)]
-mod tests {
-    use secateur_common::probe_input;
-    use secateur_model::{Attribute, OpSet, eval};
-
-    use super::*;
-
-    fn graph(op: &str, shape: &[usize], attributes: &[(&str, Attribute)], bias: usize) -> Graph {
-        let tensor = |seed, shape: &[usize]| {
-            Tensor::f32(shape, probe_input(seed, shape.iter().product()).iter().map(|x| x - 0.5).collect())
-                .unwrap()
-        };
-        let mut node = Node { op: op.into(), outputs: vec!["y".into()], ..Node::default() };
-        node.inputs = vec!["x".into(), "w".into()];
-        if bias > 0 {
-            node.inputs.push("b".into());
-        }
-        node.attributes =
-            attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        Graph {
-            opsets: vec![OpSet { domain: String::new(), version: 17 }],
-            nodes: vec![node],
-            initializers: [("w", tensor(1, shape)), ("b", tensor(2, &[bias]))]
-                .into_iter()
-                .map(|(name, tensor)| (name.to_owned(), tensor))
-                .collect(),
-            ..Graph::default()
-        }
-    }
-
-    /// The unrolled rows times the matrix are what the operator computes, at every place taken.
-    fn check(graph: &Graph, input: &[usize]) {
-        let x = Tensor::f32(input, probe_input(3, input.iter().product())).unwrap();
-        let values = eval::run(graph, &[("x", &x)], &["y"]).unwrap();
-        let (y, layer) = (&values["y"], Layer::of(graph, 0).unwrap());
-        let (shape, area) = (y.shape(), layer.area(y.shape()));
-        let sampling = Sampling::new(&layer, area, input[0], input[0] * area.div_ceil(2));
-        for block in 0..layer.blocks {
-            let rows = layer.unroll(graph, &x, &sampling, 0, block).unwrap();
-            let matrix = layer.matrix(graph, block).unwrap();
-            let mut rows = rows.chunks_exact(layer.width + 1);
-            for image in 0..input[0] {
-                for place in sampling.places(image) {
-                    let row = rows.next().unwrap();
-                    for o in 0..layer.block_outputs() {
-                        let found: f64 = (0..row.len()).map(|i| f64::from(row[i]) * matrix[(i, o)]).sum();
-                        let at = layer.index(shape, area, (image, place, block * layer.block_outputs() + o));
-                        assert!((found - f64::from(y.as_f32().unwrap()[at])).abs() < 1e-4);
-                    }
-                }
-            }
-            assert!(rows.next().is_none());
-            // What is read can be written.
-            let mut again = graph.clone();
-            layer.write(&mut again, block, &matrix);
-            assert_eq!(layer.matrix(&again, block).unwrap(), matrix);
-        }
-    }
-
-    #[test]
-    fn a_layer_is_its_rows_times_its_matrix() {
-        let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
-        check(&graph("Conv", &[4, 3, 3, 3], &[("pads", ints(&[1, 1, 1, 1]))], 4), &[2, 3, 6, 5]);
-        let strided =
-            [("strides", ints(&[2, 1])), ("dilations", ints(&[1, 2])), ("pads", ints(&[0, 1, 1, 2]))];
-        check(&graph("Conv", &[4, 3, 3, 2], &strided, 0), &[2, 3, 7, 8]);
-        check(&graph("Conv", &[6, 2, 1, 3], &[("group", Attribute::Int(3))], 6), &[2, 6, 4, 5]);
-        check(&graph("Conv", &[5, 1, 3, 3], &[("group", Attribute::Int(5))], 5), &[1, 5, 5, 5]);
-        check(&graph("Conv", &[4, 3, 3], &[("pads", ints(&[1, 0])), ("strides", ints(&[2]))], 4), &[2, 3, 9]);
-        let scaled = [("alpha", Attribute::Float(0.5)), ("beta", Attribute::Float(2.0))];
-        check(&graph("Gemm", &[7, 4], &scaled, 4), &[3, 7]);
-        check(&graph("Gemm", &[4, 7], &[("transB", Attribute::Int(1))], 4), &[3, 7]);
-        check(&graph("MatMul", &[7, 4], &[], 0), &[3, 5, 7]);
-    }
-
-    #[test]
-    fn what_is_no_dense_layer_is_none() {
-        let same = [("auto_pad", Attribute::Bytes(b"SAME_UPPER".to_vec()))];
-        assert!(Layer::of(&graph("Conv", &[4, 3, 3, 3], &same, 4), 0).is_none());
-        assert!(Layer::of(&graph("Gemm", &[7, 4], &[("transA", Attribute::Int(1))], 4), 0).is_none());
-        assert!(Layer::of(&graph("Mul", &[7, 4], &[], 0), 0).is_none());
-    }
-}
+mod tests;

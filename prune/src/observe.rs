@@ -8,6 +8,7 @@ use secateur_model::{Graph, Node, Tensor, eval};
 use crate::layer::{Layer, Sampling};
 use crate::moments::Moments;
 use crate::oracle::unrunnable;
+use crate::random::Random;
 use crate::{Progress, PruneError};
 
 /// Inputs taken, at most.
@@ -28,7 +29,7 @@ pub(crate) type Live = HashMap<String, Tensor>;
 
 /// What the dense net does on the calibration inputs.
 pub(crate) struct Observed {
-    /// The inputs, at most [`IMAGES`].
+    /// The inputs, at most [`IMAGES`], in a random order.
     pub(crate) inputs: Tensor,
     /// Layers that can be fitted, in the order of their nodes.
     pub(crate) layers: Vec<Seen>,
@@ -37,6 +38,11 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// How many inputs there are.
+    pub(crate) fn images(&self) -> usize {
+        self.inputs.shape()[0]
+    }
+
     /// The layer of `dense` that makes what `node` of a cut of it makes.
     pub(crate) fn layer_of(&self, dense: &Graph, node: &Node) -> Option<&Seen> {
         self.layers.iter().find(|seen| dense.nodes[seen.layer.node].outputs == node.outputs)
@@ -60,8 +66,9 @@ pub(crate) struct Seen {
 impl Seen {
     /// What a cut net adds to the layer's result, at the sampled places, if it is known and `outputs` wide.
     pub(crate) fn added(&self, live: &Live, outputs: usize) -> Option<Vec<f32>> {
-        let taken = at_places(self, live.get(self.tail.added.as_ref()?)?, 0)?;
-        (taken.len() == self.targets.len() / self.layer.outputs * outputs).then_some(taken)
+        let value = live.get(self.tail.added.as_ref()?)?;
+        let taken = at_places(self, value, 0)?;
+        (taken.len() == value.shape()[0] * self.sampling.each * outputs).then_some(taken)
     }
 }
 
@@ -112,11 +119,15 @@ fn only_reader(graph: &Graph, value: &str) -> Option<usize> {
 fn range(graph: &Graph, node: usize) -> (f32, f32) {
     let node = &graph.nodes[node];
     let free = (f32::NEG_INFINITY, f32::INFINITY);
-    if node.is("Relu") {
-        return (0.0, f32::INFINITY);
-    }
-    if !node.is("Clip") {
-        return free;
+    match node.op.as_str() {
+        "Relu" => return (0.0, f32::INFINITY),
+        "HardSwish" => return (-3.0, f32::INFINITY),
+        "HardSigmoid" => {
+            let (slope, middle) = (node.float("alpha", 0.2), node.float("beta", 0.5));
+            return if slope > 0.0 { (-middle / slope, (1.0 - middle) / slope) } else { free };
+        }
+        "Clip" => {}
+        _ => return free,
     }
     let bound = |slot: usize, name: &str, default: f32| match node.input(slot) {
         Some(name) => {
@@ -127,18 +138,32 @@ fn range(graph: &Graph, node: usize) -> (f32, f32) {
     (bound(1, "min", free.0), bound(2, "max", free.1))
 }
 
-/// Runs `graph` over `calibration`; takes moments of the layers for which `wanted` says so.
+/// The inputs that are taken of `calibration`, in a random order: a file may be sorted, and those that a refit does not
+/// see are the last ones.
+///
+/// # Errors
+/// Where the graph's shapes are not known.
+pub(crate) fn sampled(graph: &Graph, calibration: &Tensor) -> Result<Tensor, PruneError> {
+    let shapes = shape::infer(graph, 1).map_err(unrunnable)?;
+    let most = IMAGES.min((LIVE_ELEMENTS / live_elements(graph, &shapes).max(1)).max(1));
+    let mut order: Vec<usize> = (0..calibration.shape()[0]).collect();
+    Random::new(0).shuffle(&mut order);
+    order.truncate(most);
+    Ok(calibration.gathered(0, &order))
+}
+
+/// Runs `graph` over `inputs`; takes moments of the layers for which `wanted` says so.
 ///
 /// # Errors
 /// Where a node cannot be run on the inputs.
 pub(crate) fn observe(
     graph: &Graph,
-    calibration: &Tensor,
+    inputs: Tensor,
     wanted: impl Fn(&str) -> bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Observed, PruneError> {
-    let (inputs, mut layers) = unseen(graph, calibration, wanted)?;
     let images = inputs.shape()[0];
+    let mut layers = unseen(graph, images, wanted)?;
     let Some(input) = graph.inputs.first() else {
         return Err(PruneError::Unrunnable { problem: "it has no input".into() });
     };
@@ -177,22 +202,18 @@ pub(crate) fn observe(
     Ok(Observed { inputs, layers, output })
 }
 
-/// The inputs that are taken of `calibration`, and the layers before anything was seen of them.
+/// The layers before anything was seen of them, for so many images.
 ///
 /// # Errors
 /// Where the graph's shapes are not known.
 pub(crate) fn unseen(
     graph: &Graph,
-    calibration: &Tensor,
+    images: usize,
     wanted: impl Fn(&str) -> bool,
-) -> Result<(Tensor, Vec<Seen>), PruneError> {
+) -> Result<Vec<Seen>, PruneError> {
     let shapes = shape::infer(graph, 1).map_err(unrunnable)?;
-    let images =
-        calibration.shape()[0].min(IMAGES).min((LIVE_ELEMENTS / live_elements(graph, &shapes).max(1)).max(1));
-    let inputs = calibration.gathered(0, &(0..images).collect::<Vec<_>>());
     let nodes = 0..graph.nodes.len();
-    let layers = nodes.filter_map(|node| seen(graph, &shapes, node, images, &wanted)).collect();
-    Ok((inputs, layers))
+    Ok(nodes.filter_map(|node| seen(graph, &shapes, node, images, &wanted)).collect())
 }
 
 fn seen(

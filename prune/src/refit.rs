@@ -51,21 +51,21 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out. At most about
-/// `share` of all weights get new values, those of the inputs that help their layer most: what keeps its value costs almost
-/// nothing to ship. What the cut does not reach stays as it is.
+/// Fits the weights of `graph`, the dense one without the channels that `cut` leaves out, on the first `images` of the
+/// inputs. At most about `share` of all weights get new values, those of the inputs that help their layer most: what keeps
+/// its value costs almost nothing to ship. What the cut does not reach stays as it is.
 ///
 /// # Errors
 /// Where a node cannot be run on the calibration inputs.
-pub(crate) fn refit(
+pub(crate) fn fit_layers(
     graph: &mut Graph,
     cut: &Cut<'_>,
     observed: &Observed,
-    share: f64,
+    (images, share): (usize, f64),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
     let Some(input) = graph.inputs.first() else { return Ok(()) };
-    let mut live = Live::from([(input.name.clone(), observed.inputs.clone())]);
+    let mut live = Live::from([(input.name.clone(), observed.inputs.gathered(0, &(0..images).collect::<Vec<_>>()))]);
     let reached = reached(graph, cut, observed);
     let weights = |layer: &Layer| layer.width * layer.outputs;
     let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();
@@ -78,7 +78,7 @@ pub(crate) fn refit(
             let inputs = (layer.width as f64 * part).ceil() as usize;
             fit(graph, cut, seen, layer, &live, inputs)?;
         }
-        settle(graph, index, cut, observed, &live)?;
+        settle(graph, index, cut, observed, (images, &live))?;
         step(graph, index, &mut live)?;
         forget(graph, index, &mut live);
     }
@@ -141,7 +141,7 @@ fn fit(
         return Ok(());
     }
     let added = seen.added(live, layer.outputs);
-    let (targets, range) = targets_of(seen, added.is_some());
+    let (targets, range) = targets_of(seen, x.shape()[0], added.is_some());
     let each = layer.block_outputs();
     let kept = cut.inputs(&seen.layer);
     for block in 0..layer.blocks {
@@ -175,7 +175,7 @@ fn settle(
     index: usize,
     cut: &Cut<'_>,
     observed: &Observed,
-    live: &Live,
+    (images, live): (usize, &Live),
 ) -> Result<(), PruneError> {
     let inputs = &graph.nodes[index].inputs;
     let gone = |seen: &&Seen| {
@@ -185,7 +185,7 @@ fn settle(
     let Some(seen) = observed.layers.iter().find(gone) else { return Ok(()) };
     let outputs = cut.outputs(&seen.layer)?;
     let added = seen.added(live, outputs.len());
-    let (targets, _) = targets_of(seen, added.is_some());
+    let (targets, _) = targets_of(seen, images, added.is_some());
     let targets = chosen(targets, seen.layer.outputs, &outputs);
     let mut sums = vec![0.0_f64; outputs.len()];
     for (at, target) in targets.iter().enumerate() {
@@ -221,12 +221,13 @@ fn prior(
     }
 }
 
-/// What a layer is held against, and the range in which it is: the value in front of the activation, where what else
-/// makes it is known (`whole`), else the layer's own result.
-pub(crate) fn targets_of(seen: &Seen, whole: bool) -> (&[f32], (f32, f32)) {
+/// What a layer is held against on the first `images`, and the range in which it is: the value in front of the
+/// activation, where what else makes it is known (`whole`), else the layer's own result.
+pub(crate) fn targets_of(seen: &Seen, images: usize, whole: bool) -> (&[f32], (f32, f32)) {
+    let count = images * seen.sampling.each * seen.layer.outputs;
     match seen.tail.added.is_none() || whole {
-        true => (&seen.targets, seen.tail.range),
-        false => (&seen.own, (f32::NEG_INFINITY, f32::INFINITY)),
+        true => (seen.targets.get(..count).unwrap_or_default(), seen.tail.range),
+        false => (seen.own.get(..count).unwrap_or_default(), (f32::NEG_INFINITY, f32::INFINITY)),
     }
 }
 

@@ -140,6 +140,11 @@ impl Refit {
     pub const WHOLE: Self = Self { share: 1.0, tune: true };
     /// Where the result is shipped as a delta (docs/prune.md says what it costs and saves).
     pub const SHIPPED: Self = Self { share: 0.3, tune: false };
+
+    /// Whether what is refitted is then tuned.
+    pub(crate) fn tunes(&self) -> bool {
+        self.tune && self.share == 1.0
+    }
 }
 
 /// Shares of the dense multiply-accumulates at which a ladder has rungs, where nobody chose.

@@ -11,12 +11,12 @@ use secateur_model::{Graph, Tensor};
 use crate::channels::{Family, grouped, takes_in};
 use crate::curves::points_of;
 use crate::moments::Moments;
-use crate::observe::{Observed, Seen, observe, unseen};
+use crate::observe::{Observed, Seen, observe, sampled, unseen};
 use crate::trace::Trace;
 use crate::{Method, PruneError};
 
 /// What the bytes begin with: a mark and the version of all that decides what a family is.
-const MARK: &[u8; 8] = b"secfam\x00\x02";
+const MARK: &[u8; 8] = b"secfam\x00\x03";
 
 impl Family {
     /// The family as at most `cap` bytes; `None` where it takes more. What the refit aims at is left out where it does
@@ -66,8 +66,9 @@ impl Family {
         let observed = match (body.length(), calibration) {
             (Some(0), _) => None,
             (Some(parts @ 1..=2), Some(data)) => {
-                let (inputs, mut layers) = unseen(&graph, data, takes_in(&groups))?;
+                let inputs = sampled(&graph, data)?;
                 let images = inputs.shape()[0];
+                let mut layers = unseen(&graph, images, takes_in(&groups))?;
                 let output = read_observed(&mut body, &mut layers, images, parts == 2);
                 let Some(output) = output else { return Ok(None) };
                 let mut observed = Observed { inputs, layers, output };
@@ -172,7 +173,7 @@ fn read_observed(
 
 /// Takes the targets again, by one pass of the dense net.
 fn aim(graph: &Graph, observed: &mut Observed) -> Result<(), PruneError> {
-    let again = observe(graph, &observed.inputs, |_| false, &mut |_| ())?;
+    let again = observe(graph, observed.inputs.clone(), |_| false, &mut |_| ())?;
     for seen in again.layers {
         if let Some(known) = observed.layers.iter_mut().find(|known| known.layer.node == seen.layer.node) {
             (known.targets, known.own) = (seen.targets, seen.own);

@@ -18,6 +18,7 @@ use crate::failure::{Failure, Outcome, chain};
 use crate::files;
 use crate::output::{Align, Output, percent, table};
 use crate::plot::{Line, Plot, Point, svg};
+use crate::progress::Progress;
 
 /// Points in one comparison.
 const POINTS: usize = 32;
@@ -160,7 +161,7 @@ fn row(
         after: None,
         reason: None,
     };
-    match prune_as(dense, &request, meter(None), &format!("{stage}: ")) {
+    match prune_as(dense, &request, meter(None), (&mut Progress::new(), &format!("{stage}: "))) {
         Ok(pruned) => {
             match measure(args, &pruned.graph, validation, &stage) {
                 Ok(after) => {

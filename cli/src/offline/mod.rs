@@ -136,10 +136,9 @@ fn prune_as(
     dense: &Graph,
     request: &Request<'_>,
     meter: Meter<'_>,
-    stage: &str,
+    (progress, stage): (&mut Progress, &str),
 ) -> Result<Pruned, PruneError> {
-    let mut progress = Progress::new();
-    secateur_prune::prune(dense, request, meter, &mut |at| told(&mut progress, stage, at))
+    secateur_prune::prune(dense, request, meter, &mut |at| told(progress, stage, at))
 }
 
 fn told(progress: &mut Progress, stage: &str, at: secateur_prune::Progress) {

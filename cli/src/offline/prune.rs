@@ -83,7 +83,10 @@ pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
     let before = before.taking(latency, device.as_ref(), &dense);
     let (budget, floor) = budget(spec, &before)?;
     let inputs = calibration.as_ref().map(Dataset::inputs);
-    let (pruned, latency) = prune(args, &dense, inputs, &budget, device.as_ref())?;
+    let mut progress = Progress::new();
+    let (pruned, latency) = prune(args, &dense, inputs, &budget, (device.as_ref(), &mut progress))?;
+    let seconds = progress.seconds();
+    progress.done();
     let after = measure(&pruned.graph, args, validation.as_ref(), "evaluate after")?;
     let after = after.taking(latency, device.as_ref(), &pruned.graph);
     check_floor(floor, &after)?;
@@ -94,6 +97,7 @@ pub(crate) fn main(args: &PruneArgs, output: Output) -> Outcome {
         "threshold": pruned.threshold,
         "kept": pruned.kept.iter().map(kept_view).collect::<Vec<_>>(),
         "device": device,
+        "seconds": seconds,
         "before": before,
         "after": after,
     });
@@ -144,7 +148,7 @@ fn prune(
     dense: &Graph,
     calibration: Option<Tensor>,
     budget: &Budget,
-    device: Option<&Device>,
+    (device, progress): (Option<&Device>, &mut Progress),
 ) -> Outcome<(Pruned, Option<Latency>)> {
     let method = args.method.unwrap_or_else(|| Method::default_for(calibration.as_ref()));
     let request = Request {
@@ -160,7 +164,7 @@ fn prune(
     };
     let Some(device) = device.filter(|device| device.is_here()) else {
         let timing = device.map(|device| &device.timing);
-        let pruned = prune_as(dense, &request, meter(timing), "");
+        let pruned = prune_as(dense, &request, meter(timing), (progress, ""));
         let pruned = pruned.map_err(|error| prune_failure(&error, &args.model))?;
         let latency = device.map(|device| device.latency(&pruned.graph, &args.model)).transpose()?;
         return Ok((pruned, latency));
@@ -171,8 +175,10 @@ fn prune(
         device.timing,
         &args.model,
         &mut |timing| match request.structure {
-            Structure::Channels => again(&mut family, dense, &request, timing),
-            Structure::Weights | Structure::Mixed => prune_as(dense, &request, meter(Some(timing)), ""),
+            Structure::Channels => again(&mut family, dense, &request, (timing, progress)),
+            Structure::Weights | Structure::Mixed => {
+                prune_as(dense, &request, meter(Some(timing)), (progress, ""))
+            }
         },
         &mut |graph| device.measured(graph, &args.model),
     )?;
@@ -184,10 +190,9 @@ fn again(
     family: &mut Option<Family>,
     dense: &Graph,
     request: &Request<'_>,
-    timing: &Timing,
+    (timing, progress): (&Timing, &mut Progress),
 ) -> Result<Pruned, PruneError> {
-    let mut progress = Progress::new();
-    let mut told = |at| told(&mut progress, "", at);
+    let mut told = |at| told(progress, "", at);
     let family = match family {
         Some(family) => family,
         None => {

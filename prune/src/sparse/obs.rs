@@ -11,7 +11,7 @@ use crate::curves::{from, walk};
 use crate::layer::Layer;
 use crate::measure::{holds, violations};
 use crate::moments::{Moments, solved};
-use crate::observe::{Live, Observed, Seen, forget, observe, step};
+use crate::observe::{Live, Observed, Seen, forget, observe, sampled, step};
 use crate::oracle::unrunnable;
 use crate::refit::{chosen, targets_of};
 use crate::regression::{Regression, finite};
@@ -33,7 +33,7 @@ pub(crate) fn prune(
     let mut graph = dense.clone();
     groups::prepare(&mut graph);
     fold::batch_norms(&mut graph);
-    let observed = observe(&graph, calibration, |_| true, progress)?;
+    let observed = observe(&graph, sampled(&graph, calibration)?, |_| true, progress)?;
     let layers: Vec<&Seen> = observed.layers.iter().filter(|seen| is_full(seen)).collect();
     if layers.is_empty() {
         return Err(PruneError::NothingPrunable {
@@ -93,7 +93,7 @@ impl Way {
 
 /// Whether the moments of all of a layer's inputs were taken.
 fn is_full(seen: &Seen) -> bool {
-    seen.moments.first().is_some_and(|moments| moments.columns() == seen.layer.width + 1)
+    seen.layer.mixes() && seen.moments.first().is_some_and(|moments| moments.columns() == seen.layer.width + 1)
 }
 
 /// How far to go, as far as it can be told before a fit.
@@ -264,7 +264,7 @@ impl Ready<'_> {
         let x: &Tensor = graph.nodes[layer.node].input(0).and_then(|name| live.get(name))?;
         let added = seen.added(live, layer.outputs);
         // Where the other operand is still to come, the layer is held against its own dense result.
-        let (targets, range) = targets_of(seen, added.is_some());
+        let (targets, range) = targets_of(seen, self.observed.images(), added.is_some());
         let each = layer.block_outputs();
         let of = |values: &[f32], block: usize| {
             let columns: Vec<usize> = (block * each..(block + 1) * each).collect();

@@ -18,7 +18,7 @@ use crate::oracle::unrunnable;
 use crate::random::Random;
 use reverse::{Reverse, Slopes};
 
-/// Of so many inputs one teaches nothing: it says whether what was learnt helps.
+/// Of so many inputs one teaches nothing, neither here nor in the refit: it says whether what was learnt helps.
 const HELD_OUT: usize = 8;
 /// Inputs, at least, that make it worth a try.
 const LEAST: usize = 256;
@@ -45,6 +45,12 @@ const WARM: f64 = 0.05;
 /// Adam's forgetting, of slopes and of their squares (Kingma & Ba 2015).
 const FORGET: (f32, f32) = (0.9, 0.99);
 
+/// How many of the inputs teach, the first ones; the others judge.
+pub(crate) fn learnt(observed: &Observed) -> usize {
+    let images = observed.images();
+    if images < LEAST { images } else { images - images / HELD_OUT }
+}
+
 /// Moves the weights and biases of `graph`, a refitted cut of `dense`, towards `dense`'s answers by their slopes (Adam,
 /// a cosine of steps). What is held out judges each time the inputs were gone through: the best stays, at worst what
 /// came in. Where the way back through an operator is not known, what lies in front of it stays as it is.
@@ -57,13 +63,13 @@ pub(crate) fn tune(
     observed: &Observed,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
-    let images = observed.inputs.shape()[0];
+    let images = observed.images();
     let seen = |node: &usize| observed.layer_of(dense, &graph.nodes[*node]).is_some();
     let layers: Vec<Layer> =
         (0..graph.nodes.len()).filter(seen).filter_map(|node| Layer::of(graph, node)).collect();
     let Some(reverse) = Reverse::new(graph, &layers).filter(|_| images >= LEAST) else { return Ok(()) };
-    let (held, mut learnt): (Vec<usize>, Vec<usize>) =
-        (0..images).partition(|image| image % HELD_OUT == HELD_OUT - 1);
+    let mut learnt: Vec<usize> = (0..learnt(observed)).collect();
+    let held: Vec<usize> = (learnt.len()..images).collect();
     let (questions, expected) = (observed.inputs.gathered(0, &held), observed.output.gathered(0, &held));
     let judged = |graph: &Graph| Ok(divergence(&expected, &answers(graph, &questions)?));
     let mut best = (judged(graph)?, graph.clone());

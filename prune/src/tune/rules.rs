@@ -70,6 +70,7 @@ enum Rule {
     Pool,
     Mean,
     Softmax,
+    Norm,
 }
 
 fn rule(node: &Node) -> Option<Rule> {
@@ -83,9 +84,8 @@ fn rule(node: &Node) -> Option<Rule> {
         | "Expand" => Rule::Moved,
         "Relu" | "Clip" => Rule::Gate,
         "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Gelu"
-        | "Erf" | "Softplus" | "Mish" | "Swish" | "Exp" | "Sqrt" | "Neg" | "BatchNormalization" => {
-            Rule::Elementwise
-        }
+        | "Erf" | "Softplus" | "Mish" | "Swish" | "Exp" | "Sqrt" | "Neg" => Rule::Elementwise,
+        "BatchNormalization" => Rule::Norm,
         "MaxPool" | "AveragePool" => Rule::Pool,
         "GlobalAveragePool" | "ReduceMean" => Rule::Mean,
         "Softmax" => Rule::Softmax,
@@ -116,6 +116,7 @@ pub(super) fn back(call: &Call<'_>) -> Result<Option<Back>, PruneError> {
         Rule::Pool => conv::pool(call),
         Rule::Mean => mean(call),
         Rule::Softmax => softmax(call),
+        Rule::Norm => norm(call),
     })
 }
 
@@ -337,4 +338,25 @@ fn softmax(call: &Call<'_>) -> Option<Back> {
         own.extend(y.iter().zip(slope).map(|(y, s)| y * (s - all)));
     }
     Some(call.at(0, own))
+}
+
+/// A batch norm by fixed moments: to its input, its scale and its shift.
+fn norm(call: &Call<'_>) -> Option<Back> {
+    let (x, slope) = (call.input(0)?, call.slope()?);
+    let channels = *x.shape().get(1)?;
+    let of = |slot| call.input(slot)?.as_f32().filter(|values| values.len() == channels);
+    let (scale, mean, variance) = (of(1)?, of(3)?, of(4)?);
+    let epsilon = call.node().float("epsilon", 1e-5);
+    let area: usize = x.shape()[2..].iter().product();
+    let (mut dx, mut dscale, mut dshift) = (vec![0.0; x.len()], vec![0.0; channels], vec![0.0; channels]);
+    for (at, (x, slope)) in x.as_f32()?.iter().zip(slope).enumerate() {
+        let channel = at / area.max(1) % channels;
+        let deviation = (variance[channel] + epsilon).sqrt();
+        dx[at] = slope * scale[channel] / deviation;
+        dscale[channel] += slope * (x - mean[channel]) / deviation;
+        dshift[channel] += slope;
+    }
+    let all = [Some(dx), Some(dscale), Some(dshift), None, None];
+    let back: Back = all.into_iter().zip(call.wanted).map(|(own, wanted)| own.filter(|_| *wanted)).collect();
+    (!call.wanted.iter().skip(3).any(|wanted| *wanted)).then_some(back)
 }

@@ -37,7 +37,8 @@ fn net() -> Graph {
         node("Sigmoid", &["s2"], "gate", &[]),
         node("Mul", &["r2", "gate"], "m", &[]),
         node("Add", &["m", "r1"], "a", &[]),
-        node("Conv", &["a", "w4", "b4"], "c4", &[pads(), ("strides", ints(&[2, 2]))]),
+        node("BatchNormalization", &["a", "w7", "b7", "mean7", "variance7"], "n", &[]),
+        node("Conv", &["n", "w4", "b4"], "c4", &[pads(), ("strides", ints(&[2, 2]))]),
         node("Relu", &["c4"], "r4", &[]),
         node("MaxPool", &["a"], "p1", &[kernel(), ("strides", ints(&[2, 2]))]),
         node("AveragePool", &["r4"], "p2", &[kernel(), pads(), ("strides", ints(&[1, 1]))]),
@@ -63,8 +64,9 @@ fn net() -> Graph {
         ("high", scalar(1.0)),
         ("one", scalar(1.0)),
         ("two", scalar(0.5)),
+        ("variance7", Tensor::f32([4], vec![0.5, 1.0, 2.0, 0.2]).unwrap()),
     ]);
-    let shapes: [(&str, &[usize]); 11] = [
+    let shapes: [(&str, &[usize]); 14] = [
         ("w1", &[4, 2, 3, 3]),
         ("b1", &[4]),
         ("w2", &[4, 1, 3, 3]),
@@ -76,6 +78,9 @@ fn net() -> Graph {
         ("b5", &[6]),
         ("w6", &[3, 6]),
         ("b6", &[3]),
+        ("w7", &[4]),
+        ("b7", &[4]),
+        ("mean7", &[4]),
     ];
     for (seed, (name, shape)) in shapes.into_iter().enumerate() {
         initializers.insert(name, random(seed as u64, shape));
@@ -105,7 +110,7 @@ fn slopes_are_those_of_differences() {
     let reverse = Reverse::new(&graph, &layers(&graph)).unwrap();
     let (x, y) = (random(50, &[4, 2, 6, 6]), Tensor::f32([4, 3], [0.2, 0.5, 0.3].repeat(4)).unwrap());
     let found = slopes(&graph, &reverse, &x, &y).unwrap().unwrap();
-    assert_eq!(found.len(), 11);
+    assert_eq!(found.len(), 13);
     for (name, slopes) in &found {
         let way = probe_input(9, slopes.len());
         let at = |by: f32| {
@@ -128,13 +133,13 @@ fn what_lies_in_front_of_an_unknown_operator_stays() {
     graph.nodes[at].op = "Unheard".into();
     let reverse = Reverse::new(&graph, &layers(&graph)).unwrap();
     let names: Vec<&str> = reverse.tensors().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["b4", "b5", "b6", "w3", "w4", "w5", "w6"]);
+    assert_eq!(names, ["b4", "b5", "b6", "b7", "w3", "w4", "w5", "w6", "w7"]);
 }
 
 #[test]
 fn a_net_that_was_disturbed_comes_back_and_never_gets_worse() {
     let dense = net();
-    let observed = observe(&dense, &random(3, &[320, 2, 6, 6]), |_| false, &mut |_| ()).unwrap();
+    let observed = observe(&dense, random(3, &[320, 2, 6, 6]), |_| false, &mut |_| ()).unwrap();
     let far = |graph: &Graph| divergence(&observed.output, &answers(graph, &observed.inputs).unwrap());
     let mut graph = dense.clone();
     for name in ["w1", "w4", "w5"] {
