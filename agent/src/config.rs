@@ -26,6 +26,9 @@ pub struct Config {
     /// Seconds between measurements.
     #[serde(default = "default_report_s")]
     pub report_s: u64,
+    /// Watts that the device takes while it infers, where it cannot measure its energy itself.
+    #[serde(default)]
+    pub watts: Option<f64>,
     /// Where applications may ask for inference over HTTP, such as `127.0.0.1:8080`; nowhere by default.
     #[serde(default)]
     pub serve: Option<SocketAddr>,

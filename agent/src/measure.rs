@@ -18,8 +18,13 @@ pub(crate) struct Measured {
     pub(crate) sensed: Sensed,
 }
 
-/// Answers the whole shard twice and times the second pass; without a shard, times the probe.
-pub(crate) fn measure(loaded: &Loaded, shard: Option<&Dataset>) -> Result<Measured, EngineError> {
+/// Answers the whole shard twice and times the second pass; without a shard, times the probe. Where the machine does not
+/// tell what energy that took, `watts` do.
+pub(crate) fn measure(
+    loaded: &Loaded,
+    shard: Option<&Dataset>,
+    watts: Option<f64>,
+) -> Result<Measured, EngineError> {
     let session = &loaded.session;
     let accuracy = match shard {
         Some(shard) => secateur_engine::evaluate(session, shard, |_, _| {})?,
@@ -32,10 +37,11 @@ pub(crate) fn measure(loaded: &Loaded, shard: Option<&Dataset>) -> Result<Measur
         }
         None => secateur_engine::latencies(session, PROBE_RUNS)?,
     };
+    let latency = latencies.summary();
     Ok(Measured {
         accuracy,
-        latency: latencies.summary(),
+        latency,
         memory: DeviceMemory { inference_peak: loaded.heap_peak, process_peak: process_peak() },
-        sensed: sensors.sensed(latencies.count()),
+        sensed: sensors.sensed(latencies.count()).or_declared(watts, latency.p50),
     })
 }

@@ -10,17 +10,17 @@ use crate::loaded::Loaded;
 use crate::measure::measure;
 use crate::serve::Serving;
 
-/// Measures what is in force and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
+/// Measures what is in force, on a device that takes so many `watts` if it cannot tell, and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
 pub(crate) fn take(
     cache: &Cache,
     loaded: Option<&Loaded>,
-    shard: Option<&Dataset>,
+    (shard, watts): (Option<&Dataset>, Option<f64>),
     serving: Option<&Serving>,
     unix_s: u64,
     today: Ledger,
 ) -> anyhow::Result<Option<Report>> {
     let (Some(loaded), Some(active)) = (loaded, cache.held()?.active) else { return Ok(None) };
-    let measured = match measure(loaded, shard) {
+    let measured = match measure(loaded, shard, watts) {
         Ok(measured) => measured,
         Err(error) => {
             // The line is good and the variant serves: what cannot be measured is no reason to end either.

@@ -206,6 +206,7 @@ impl Agent {
     fn measure(&mut self) -> anyhow::Result<Option<secateur_common::Report>> {
         let (cache, loaded, shard) = (&self.cache, self.loaded.as_deref(), self.shard.as_ref());
         let report = tokio::task::block_in_place(|| {
+            let shard = (shard, self.config.watts);
             report::take(cache, loaded, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
         });
         self.status.write(&self.config.data);

@@ -55,6 +55,7 @@ impl Sensors {
             throttled: throttled(&self.root)
                 .zip(self.throttled)
                 .map(|(now, before)| now.saturating_sub(before)),
+            energy_declared: false,
         }
     }
 }

@@ -31,10 +31,28 @@ pub struct DeviceMemory {
 pub struct Sensed {
     /// Nanojoules that the processor's packages took for each inference, all else that ran meanwhile included (RAPL).
     pub energy_per_inference_nj: Option<u64>,
+    /// The energy was not measured: it is the watts that the device was declared to take, times the median latency.
+    #[serde(default)]
+    pub energy_declared: bool,
     /// The hottest zone afterwards, in thousandths of a degree Celsius.
     pub temperature_millidegrees: Option<i64>,
     /// Times that a core was throttled for its heat meanwhile.
     pub throttled: Option<u64>,
+}
+
+impl Sensed {
+    /// With the energy that a machine of so many `watts` takes for an inference of `latency`, if it told none itself.
+    #[must_use]
+    pub fn or_declared(self, watts: Option<f64>, latency: Micros) -> Self {
+        match (self.energy_per_inference_nj, watts) {
+            (None, Some(watts)) => Self {
+                energy_per_inference_nj: Some((watts * latency.get() as f64 * 1e3) as u64),
+                energy_declared: true,
+                ..self
+            },
+            _ => self,
+        }
+    }
 }
 
 /// What one device measured with one variant. It holds no input, no output and no label.

@@ -39,6 +39,8 @@ pub struct JudgePolicy {
     pub max_accuracy_loss: f64,
     /// The median over devices of p95 on trial / p95 before that is accepted.
     pub max_latency_factor: f64,
+    /// The same for the energy of an inference, where devices tell it.
+    pub max_energy_factor: f64,
     /// Share of the devices on trial that may fail to activate.
     pub max_failures: Share,
     /// Probability at which a rollout that loses no more than is accepted may be halted for its accuracy, over all of
@@ -100,7 +102,13 @@ impl Default for RolloutPolicy {
 
 impl Default for JudgePolicy {
     fn default() -> Self {
-        Self { max_accuracy_loss: 1.0, max_latency_factor: 1.5, max_failures: Share(0.1), alpha: 0.01 }
+        Self {
+            max_accuracy_loss: 1.0,
+            max_latency_factor: 1.5,
+            max_energy_factor: 1.5,
+            max_failures: Share(0.1),
+            alpha: 0.01,
+        }
     }
 }
 
@@ -128,12 +136,16 @@ impl RolloutPolicy {
         if let Some(pair) = falls {
             return bad("rollout.waves", &format!("{}, {}", pair[0], pair[1]), "portions that rise");
         }
-        let JudgePolicy { max_accuracy_loss, max_latency_factor, alpha, .. } = self.judge;
+        let JudgePolicy { max_accuracy_loss, max_latency_factor, max_energy_factor, alpha, .. } = self.judge;
         if !(0.0..=100.0).contains(&max_accuracy_loss) {
             return bad("rollout.judge.max_accuracy_loss", &max_accuracy_loss, "0 to 100 percentage points");
         }
-        if !(1.0..=1000.0).contains(&max_latency_factor) {
-            return bad("rollout.judge.max_latency_factor", &max_latency_factor, "a factor of 1 to 1000");
+        let factors = [
+            ("rollout.judge.max_latency_factor", max_latency_factor),
+            ("rollout.judge.max_energy_factor", max_energy_factor),
+        ];
+        if let Some((key, factor)) = factors.iter().find(|(_, factor)| !(1.0..=1000.0).contains(factor)) {
+            return bad(key, factor, "a factor of 1 to 1000");
         }
         if !(1e-9..=0.5).contains(&alpha) {
             return bad("rollout.judge.alpha", &alpha, "a probability of at most 0.5");
@@ -327,6 +339,7 @@ mod tests {
         assert_eq!(broken(|p| p.judge.alpha = 0.0), "rollout.judge.alpha");
         assert_eq!(broken(|p| p.judge.max_accuracy_loss = -1.0), "rollout.judge.max_accuracy_loss");
         assert_eq!(broken(|p| p.judge.max_latency_factor = 0.5), "rollout.judge.max_latency_factor");
+        assert_eq!(broken(|p| p.judge.max_energy_factor = f64::NAN), "rollout.judge.max_energy_factor");
     }
 
     #[test]

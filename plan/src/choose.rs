@@ -7,7 +7,7 @@ use crate::{DeviceView, Ladder, Rung};
 /// Two accuracies nearer than this are taken as equal; then the less pruned rung is the better one.
 const ACCURACY_TOLERANCE: f64 = 0.003;
 /// A rung that was never measured and is larger than the present one must be predicted to stay this far under its
-/// latency and memory limits: what separates going up from coming down again.
+/// limits on latency, energy and memory: what separates going up from coming down again.
 const UP_MARGIN: f64 = 0.85;
 
 /// The rung that `device` should run under `budget`, if one fits.
@@ -34,7 +34,7 @@ fn fits(device: &DeviceView, ladder: &Ladder, budget: &Budget, rung: &Rung, curr
     let upward = current.is_some_and(|current| rung.cost.dense_macs > current.cost.dense_macs);
     let margin = if upward && !measured_here { UP_MARGIN } else { 1.0 };
     let value = |metric: Metric| {
-        let noisy = matches!(metric, Metric::LatencyP95 | Metric::PeakMemoryBytes);
+        let noisy = matches!(metric, Metric::LatencyP95 | Metric::EnergyPerInference | Metric::PeakMemoryBytes);
         device.value(ladder, rung, metric).map(|value| if noisy { value / margin } else { value })
     };
     budget.violations(value).is_empty()
@@ -47,12 +47,9 @@ pub(crate) fn violations(
     budget: &Budget,
     rung: &Rung,
 ) -> Vec<Violation> {
-    let confirmed = device.measurement(rung.variant).is_none_or(crate::Measurement::confirmed);
-    let value = |metric: Metric| match metric {
-        Metric::LatencyP95 if !confirmed => None,
-        metric => device.value(ladder, rung, metric),
-    };
-    budget.violations(value)
+    let measurement = device.measurement(rung.variant);
+    let confirmed = |metric: Metric| measurement.is_none_or(|measurement| measurement.confirmed(metric));
+    budget.violations(|metric| device.value(ladder, rung, metric).filter(|_| confirmed(metric)))
 }
 
 /// The limit that binds where no rung fits: the one whose best value over the ladder is furthest from it; where each

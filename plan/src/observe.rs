@@ -12,6 +12,9 @@ use crate::{Ladder, Rung};
 pub struct Measurement {
     /// 95th percentiles of the newest reports, oldest first, at most [`Measurement::KEPT`].
     pub p95: Vec<Micros>,
+    /// Energies of an inference, nanojoules, of the newest reports that tell it, as many.
+    #[serde(default)]
+    pub energy_nj: Vec<u64>,
     /// Heap of the newest report, bytes; 0 where it was not measured.
     pub memory_bytes: u64,
     /// The variant as stored, bytes.
@@ -30,15 +33,16 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Latencies kept.
+    /// Latencies and energies kept.
     pub const KEPT: usize = 5;
 
     /// Takes in a report.
     pub fn add(&mut self, report: &Report) {
         if report.latency.count > 0 {
-            self.p95.push(report.latency.p95);
-            let surplus = self.p95.len().saturating_sub(Self::KEPT);
-            self.p95.drain(..surplus);
+            keep(&mut self.p95, report.latency.p95);
+        }
+        if let Some(energy) = report.sensed.energy_per_inference_nj {
+            keep(&mut self.energy_nj, energy);
         }
         self.memory_bytes = report.memory.inference_peak.get();
         self.model_bytes = report.model_bytes.get();
@@ -61,6 +65,12 @@ impl Measurement {
         newest.map(|p95| p95.get() as f64).reduce(f64::min)
     }
 
+    /// The energy of an inference that counts, µJ: by the same rule.
+    pub fn energy_uj(&self) -> Option<f64> {
+        let newest = self.energy_nj.iter().rev().take(2);
+        newest.map(|&energy| energy as f64 / 1e3).reduce(f64::min)
+    }
+
     /// What the variant itself answers right on this device: its accuracy soon after activation. What it loses later
     /// without a change of variant is drift.
     pub fn own_accuracy(&self) -> Accuracy {
@@ -77,10 +87,21 @@ impl Measurement {
         fell.then(|| (first.value(), now.value()))
     }
 
-    /// Whether a latency is confirmed by a second report.
-    pub fn confirmed(&self) -> bool {
-        self.p95.len() >= 2
+    /// Whether a second report confirms what was measured of `metric`, where one disturbed report says little.
+    pub fn confirmed(&self, metric: Metric) -> bool {
+        match metric {
+            Metric::LatencyP95 => self.p95.len() >= 2,
+            Metric::EnergyPerInference => self.energy_nj.len() >= 2,
+            _ => true,
+        }
     }
+}
+
+/// Adds the newest of some values, of which so many are kept.
+fn keep<T>(values: &mut Vec<T>, newest: T) {
+    values.push(newest);
+    let surplus = values.len().saturating_sub(Measurement::KEPT);
+    values.drain(..surplus);
 }
 
 /// A device as the planner sees it.
@@ -114,6 +135,7 @@ impl DeviceView {
         let measurement = self.measurement(rung.variant)?;
         match metric {
             Metric::LatencyP95 => measurement.latency_us(),
+            Metric::EnergyPerInference => measurement.energy_uj(),
             Metric::PeakMemoryBytes => Some(measurement.memory_bytes as f64).filter(|&bytes| bytes > 0.0),
             Metric::ModelBytes => Some(measurement.model_bytes as f64).filter(|&bytes| bytes > 0.0),
             Metric::AccuracyMin => Some(measurement.own_accuracy())
@@ -125,7 +147,7 @@ impl DeviceView {
 
     /// What the measurement nearest in size says of `rung`.
     ///
-    /// Latency is proportional to the MACs that the engine computes going up, and a fifth of it is taken as fixed going
+    /// Latency and energy are proportional to the MACs that the engine computes going up, and a fifth of it is taken as fixed going
     /// down, both on the safe side. Memory is the computed peak times the ratio at which the device measures it.
     fn predicted(&self, ladder: &Ladder, rung: &Rung, metric: Metric) -> Option<f64> {
         const FIXED_SHARE: f64 = 0.2;
@@ -135,7 +157,7 @@ impl DeviceView {
         let distance = |other: &Rung| (size(other) / size(rung)).ln().abs();
         let (nearest, value) = known.min_by(|(a, _), (b, _)| distance(a).total_cmp(&distance(b)))?;
         match metric {
-            Metric::LatencyP95 => {
+            Metric::LatencyP95 | Metric::EnergyPerInference => {
                 let ratio = size(rung) / size(nearest);
                 Some(value * if ratio < 1.0 { FIXED_SHARE + (1.0 - FIXED_SHARE) * ratio } else { ratio })
             }

@@ -209,15 +209,14 @@ fn request(device: &DeviceView, ladder: &Ladder, budget: &Budget) -> Option<Budg
                 let spare = if device.measured.is_empty() { 1.0 } else { SPARE };
                 tighten(metric, limit / unit * spare);
             }
-            Metric::LatencyP95 => {
+            Metric::LatencyP95 | Metric::EnergyPerInference => {
                 // Follow the smallest rung that was measured: it tells most about still smaller ones.
                 let measured =
                     ladder.rungs.iter().filter_map(|r| Some((r, device.measured_value(r, metric)?)));
                 let (rung, value) = measured.min_by_key(|(rung, _)| rung.cost.dense_macs)?;
                 tighten(Metric::Macs, rung.cost.dense_macs.get() as f64 * (limit / value).min(1.0) * SPARE);
             }
-            Metric::AccuracyMin => {}
-            Metric::EnergyPerInference | Metric::DownloadBytesPerDay => {}
+            Metric::AccuracyMin | Metric::DownloadBytesPerDay => {}
         }
     }
     let reachable =

@@ -37,14 +37,15 @@ fn limit(scale: f64) -> impl Strategy<Value = Option<Limit>> {
 
 fn policies() -> impl Strategy<Value = FleetSpec> {
     let accuracy = prop::option::weighted(0.3, (0.5f64..1.0).prop_map(Limit::Absolute));
-    let limits = (limit(1e6), limit(2e5), limit(5e5), limit(1e5), accuracy);
-    limits.prop_map(|(macs, model_bytes, peak_memory_bytes, latency_p95, accuracy_min)| {
+    let limits = (limit(1e6), limit(2e5), limit(5e5), limit(1e5), limit(1e5), accuracy);
+    limits.prop_map(|(macs, model_bytes, peak_memory_bytes, latency_p95, energy, accuracy_min)| {
         let mut policy = support::policy(MODEL, &[]);
         policy.groups[0].budget = BudgetSpec {
             macs,
             model_bytes,
             peak_memory_bytes,
             latency_p95,
+            energy_per_inference: energy,
             accuracy_min,
             ..Default::default()
         };

@@ -37,6 +37,7 @@ struct World {
     /// Models that no device can activate.
     broken: BTreeSet<ModelName>,
     slower: u64,
+    hungrier: u64,
 }
 
 fn portion(text: &str) -> Portion {
@@ -78,6 +79,7 @@ impl World {
             correct: BTreeMap::new(),
             broken: BTreeSet::new(),
             slower: 1,
+            hungrier: 1,
         };
         world.settle();
         assert_eq!(world.running("old"), devices, "first variants wait for nobody");
@@ -148,8 +150,9 @@ impl World {
         let mut rung = ladder.find(variant).unwrap().1.clone();
         let correct = self.correct.get(model).copied().unwrap_or(900);
         rung.accuracy = Some(Accuracy { samples: SAMPLES, correct });
-        let slower = if model.as_str() == "old" { 1 } else { self.slower };
-        support::report_in(&mut agent.view, ladder, &rung, 1000 * slower, generation);
+        let (slower, hungrier) =
+            if model.as_str() == "old" { (1, 1) } else { (self.slower, self.hungrier) };
+        support::report_in(&mut agent.view, ladder, &rung, (1000 * slower, 50 * hungrier), generation);
     }
 
     fn tick(&mut self) {
@@ -226,9 +229,10 @@ fn a_good_change_goes_from_the_canary_to_all() {
 #[test]
 fn a_bad_model_is_caught_by_the_canary_and_goes_back_for_no_bytes() {
     type MakeBad = fn(&mut World);
-    let cases: [(MakeBad, &str); 3] = [
+    let cases: [(MakeBad, &str); 4] = [
         (|world| world.answers("new", 700), "accuracy"),
         (|world| world.slower = 2, "p95"),
+        (|world| world.hungrier = 2, "energy"),
         (|world| world.broken = BTreeSet::from(["new".parse().unwrap()]), "1 of 1 devices"),
     ];
     for (make_bad, fault) in cases {

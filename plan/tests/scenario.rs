@@ -56,7 +56,7 @@ impl Story {
         let assignment = &self.plan.assignments[&self.device.id];
         let mut rung = ladder.find(assignment.variant.unwrap()).unwrap().1.clone();
         rung.accuracy = Some(Accuracy { samples: support::SAMPLES, correct });
-        support::report_in(&mut self.device, ladder, &rung, 5_000, assignment.generation);
+        support::report_in(&mut self.device, ladder, &rung, (5_000, 5_000), assignment.generation);
     }
 
     /// The device is held as one that the store does not know the newest of.

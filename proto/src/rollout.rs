@@ -6,7 +6,8 @@ use crate::{WireError, labels_from_wire, labels_to_wire, v1};
 
 impl From<&RolloutPolicy> for v1::RolloutPolicy {
     fn from(policy: &RolloutPolicy) -> Self {
-        let JudgePolicy { max_accuracy_loss, max_latency_factor, max_failures, alpha } = policy.judge;
+        let JudgePolicy { max_accuracy_loss, max_latency_factor, max_energy_factor, max_failures, alpha } =
+            policy.judge;
         let selector = |selector: &Selector| v1::Selector { labels: labels_to_wire(&selector.0) };
         Self {
             canary: policy.canary.to_string(),
@@ -19,6 +20,7 @@ impl From<&RolloutPolicy> for v1::RolloutPolicy {
             first_install: policy.first_install,
             max_accuracy_loss,
             max_latency_factor,
+            max_energy_factor,
             max_failures: max_failures.to_string(),
             alpha,
         }
@@ -48,6 +50,7 @@ impl TryFrom<&v1::RolloutPolicy> for RolloutPolicy {
             judge: JudgePolicy {
                 max_accuracy_loss: wire.max_accuracy_loss,
                 max_latency_factor: wire.max_latency_factor,
+                max_energy_factor: wire.max_energy_factor,
                 max_failures: wire.max_failures.parse()?,
                 alpha: wire.alpha,
             },

@@ -88,6 +88,7 @@ impl Fleet {
             serve_grpc: None,
             serve_socket: None,
             serve_delay_us: 0,
+            watts: None,
         };
         self.agents.push(tokio::spawn(secateur_agent::run_by(clock(&self.ahead), config)));
         Ok(())

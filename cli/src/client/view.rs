@@ -165,6 +165,8 @@ pub struct Rollout {
     pub accuracy_loss: Option<AccuracyLoss>,
     /// Median over devices of p95 on trial / p95 before.
     pub latency_factor: Option<f64>,
+    /// The same of the energy of an inference.
+    pub energy_factor: Option<f64>,
 }
 
 /// A loss of accuracy against what the same devices measured before, percentage points.
@@ -348,6 +350,7 @@ impl From<v1::Rollout> for Rollout {
             failed: wire.failed,
             accuracy_loss: wire.accuracy_loss.map(loss),
             latency_factor: Some(wire.latency_factor).filter(|&factor| factor > 0.0),
+            energy_factor: Some(wire.energy_factor).filter(|&factor| factor > 0.0),
         }
     }
 }

@@ -70,7 +70,9 @@ fn rollout_table(rollouts: &[Rollout]) -> String {
         ("judged", Align::Right),
         ("accuracy lost, points", Align::Left),
         ("p95", Align::Right),
+        ("energy", Align::Right),
     ];
+    let factor = |factor: Option<f64>| factor.map_or("–".to_owned(), |factor| format!("× {factor:.2}"));
     let row = |rollout: &Rollout| {
         let loss = rollout.accuracy_loss.map_or("–".to_owned(), |loss| {
             format!("{:.1} ({:.1} to {:.1})", loss.points, loss.low, loss.high)
@@ -83,7 +85,8 @@ fn rollout_table(rollouts: &[Rollout]) -> String {
             format!("{} of {}", rollout.on_trial, rollout.on_trial + rollout.waiting),
             rollout.judged.to_string(),
             loss,
-            rollout.latency_factor.map_or("–".to_owned(), |factor| format!("× {factor:.2}")),
+            factor(rollout.latency_factor),
+            factor(rollout.energy_factor),
         ]
     };
     table(&columns, &rollouts.iter().map(row).collect::<Vec<_>>())

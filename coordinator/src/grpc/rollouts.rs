@@ -128,6 +128,7 @@ fn view(shared: &Shared, state: &State, policy: &RolloutPolicy, group: &Name) ->
             odds: loss.odds,
         }),
         latency_factor: tally.latency_factor.unwrap_or(0.0),
+        energy_factor: tally.energy_factor.unwrap_or(0.0),
     }
 }
 

@@ -4,7 +4,7 @@ use secateur_common::{Accuracy, DeviceId, Digest, Generation, ModelName, Rollout
 
 use super::judge::judge;
 use super::{Fault, Rollout, Stage, Tally, Tried};
-use crate::{Assignment, DeviceView, Reason};
+use crate::{Assignment, DeviceView, Measurement, Reason};
 
 /// What is seen of a device beside what it measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,8 +80,10 @@ fn tried(policy: &RolloutPolicy, device: &DeviceView, seen: Seen, assignment: &A
     // What it measured of the variant in an earlier generation, and of the dense model on its way, does not count.
     let now = device.measurement(variant).filter(|measurement| measurement.generation == generation);
     let now = now.filter(|_| !matches!(assignment.reason, Reason::AwaitingDense(_)));
-    let latency = |measurement: &crate::Measurement| measurement.latency_us();
-    let latency_factor = now.filter(|now| now.reports >= 2).and_then(latency).zip(before.and_then(latency));
+    let factor = |value: fn(&Measurement) -> Option<f64>| {
+        let pair = now.filter(|now| now.reports >= 2).and_then(value).zip(before.and_then(value));
+        pair.map(|(now, before)| now / before.max(1.0))
+    };
     let arrived = seen.active == Some((variant, generation));
     Some(Tried {
         model: assignment.model.clone()?,
@@ -91,7 +93,8 @@ fn tried(policy: &RolloutPolicy, device: &DeviceView, seen: Seen, assignment: &A
         judged: arrived && now.is_some_and(|now| now.reports >= policy.min_reports.max(1)),
         before: before.map_or(Accuracy::default(), |before| before.accuracy),
         on_trial: now.map_or(Accuracy::default(), |now| now.first),
-        latency_factor: latency_factor.map(|(now, before)| now / before.max(1.0)),
+        latency_factor: factor(Measurement::latency_us),
+        energy_factor: factor(Measurement::energy_uj),
     })
 }
 

@@ -24,6 +24,8 @@ pub struct Tried {
     pub on_trial: Accuracy,
     /// p95 on trial / p95 before, once two reports confirm it.
     pub latency_factor: Option<f64>,
+    /// The same of the energy of an inference.
+    pub energy_factor: Option<f64>,
 }
 
 /// A rollout's figures.
@@ -43,6 +45,9 @@ pub struct Tally {
     pub loss: Option<Loss>,
     /// Median over devices of p95 on trial / p95 before.
     pub latency_factor: Option<f64>,
+    /// The same of the energy of an inference.
+    #[serde(default)]
+    pub energy_factor: Option<f64>,
 }
 
 /// A loss of accuracy against what the same devices had before, percentage points.
@@ -65,7 +70,7 @@ pub(super) fn judge<'t>(
     waiting: usize,
 ) -> (Tally, Option<Fault>) {
     let mut tally = Tally { waiting: waiting as u64, ..Tally::default() };
-    let (mut evidence, mut factors) = (Evidence::default(), Vec::new());
+    let (mut evidence, mut latencies, mut energies) = (Evidence::default(), Vec::new(), Vec::new());
     let accepted = policy.max_accuracy_loss / 100.0;
     for tried in tried {
         tally.on_trial += 1;
@@ -73,13 +78,15 @@ pub(super) fn judge<'t>(
         tally.judged += u64::from(tried.judged);
         tally.failed += u64::from(tried.failed);
         evidence.add(tried.before, tried.on_trial, accepted);
-        factors.extend(tried.latency_factor);
+        latencies.extend(tried.latency_factor);
+        energies.extend(tried.energy_factor);
     }
     tally.loss = evidence.loss(accepted, policy.alpha).map(|shares| {
         let [points, low, high] = shares.map(|share| share * 100.0);
         Loss { points, low, high, odds: evidence.log_odds().min(f64::MAX.ln()).exp() }
     });
-    tally.latency_factor = median(factors);
+    tally.latency_factor = median(latencies);
+    tally.energy_factor = median(energies);
     let fault = fault(policy, &tally, evidence);
     (tally, fault)
 }
@@ -92,8 +99,14 @@ fn fault(policy: &JudgePolicy, tally: &Tally, evidence: Evidence) -> Option<Faul
     if let (Some(loss), true) = (tally.loss, evidence.shows_loss(policy.alpha)) {
         return Some(Fault::Accuracy { lost: loss.points, accepted: policy.max_accuracy_loss });
     }
-    let accepted = policy.max_latency_factor;
-    tally.latency_factor.filter(|&factor| factor > accepted).map(|factor| Fault::Latency { factor, accepted })
+    let over = |factor: Option<f64>, accepted: f64| factor.filter(|&factor| factor > accepted);
+    let (slower, hungrier) = (policy.max_latency_factor, policy.max_energy_factor);
+    let latency = over(tally.latency_factor, slower);
+    let latency = latency.map(|factor| Fault::Latency { factor, accepted: slower });
+    latency.or_else(|| {
+        let energy = over(tally.energy_factor, hungrier);
+        energy.map(|factor| Fault::Energy { factor, accepted: hungrier })
+    })
 }
 
 /// The lower median; none of nothing.

@@ -90,6 +90,13 @@ pub enum Fault {
         /// What is accepted.
         accepted: f64,
     },
+    /// An inference takes this factor more energy than before.
+    Energy {
+        /// The median over devices.
+        factor: f64,
+        /// What is accepted.
+        accepted: f64,
+    },
     /// Devices could not activate it.
     Failures {
         /// So many.
@@ -254,6 +261,9 @@ impl fmt::Display for Fault {
             }
             Self::Latency { factor, accepted } => {
                 write!(f, "p95 rose to {factor:.2} × what it was where {accepted:.2} × is accepted")
+            }
+            Self::Energy { factor, accepted } => {
+                write!(f, "energy rose to {factor:.2} × what it was where {accepted:.2} × is accepted")
             }
             Self::Failures { failed, of } => write!(f, "{failed} of {of} devices could not activate it"),
             Self::Aborted => f.write_str("an operator aborted it"),

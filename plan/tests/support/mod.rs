@@ -2,7 +2,7 @@
 
 use secateur_common::{
     Accuracy, ByteCount, Cost, DeviceId, Digest, FleetSpec, Generation, GroupSpec, LatencySummary, MacCount,
-    Micros, Report, Selector, VariantId,
+    Micros, Report, Selector, Sensed, VariantId,
 };
 use secateur_plan::{DeviceView, Ladder, Measurement, Rung};
 
@@ -34,18 +34,18 @@ pub(crate) fn device(name: &str, labels: &str) -> DeviceView {
     DeviceView { id, labels: labels.parse().unwrap(), measured: Vec::new() }
 }
 
-/// `device` reports `rung` with this latency.
+/// `device`, which takes one watt, reports `rung` with this latency.
 #[allow(dead_code)] // not every test needs it
 pub(crate) fn report(device: &mut DeviceView, ladder: &Ladder, rung: &Rung, p95_us: u64) {
-    report_in(device, ladder, rung, p95_us, Generation(1));
+    report_in(device, ladder, rung, (p95_us, p95_us), Generation(1));
 }
 
-/// `device` reports `rung` as in force since `generation`.
+/// `device` reports `rung` as in force since `generation`, with its latency and its energy in microjoules.
 pub(crate) fn report_in(
     device: &mut DeviceView,
     ladder: &Ladder,
     rung: &Rung,
-    p95_us: u64,
+    (p95_us, energy_uj): (u64, u64),
     generation: Generation,
 ) {
     let report = Report {
@@ -56,7 +56,7 @@ pub(crate) fn report_in(
         accuracy: rung.accuracy.unwrap_or_default(),
         latency: LatencySummary { count: 100, p50: Micros(p95_us), p95: Micros(p95_us), p99: Micros(p95_us) },
         memory: Default::default(),
-        sensed: Default::default(),
+        sensed: Sensed { energy_per_inference_nj: Some(1000 * energy_uj), ..Sensed::default() },
         model_bytes: rung.cost.model_bytes,
         disk_bytes: rung.cost.model_bytes,
         wire_bytes: rung.cost.model_bytes,
