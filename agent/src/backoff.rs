@@ -1,5 +1,6 @@
 //! How long to wait before dialling again: doubling with jitter, and back to the shortest only after the line stayed up,
-//! so that a coordinator that accepts and drops is not hammered.
+//! so that a coordinator that accepts and drops is not hammered. A large fleet, whose lines break together, dials again
+//! over as long a time as its coordinator said.
 
 use std::time::Duration;
 
@@ -9,27 +10,38 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A line that was up for this long was a good one.
 const STAYED_UP: Duration = Duration::from_secs(10);
+/// The longest spread that is believed.
+const WIDEST: Duration = Duration::from_secs(300);
 
 /// The state of the waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     next: Duration,
+    spread: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST }
+        Self { next: FIRST, spread: Duration::ZERO }
     }
 }
 
 impl Backoff {
+    /// The coordinator said within what time its fleet is to come back.
+    pub fn spread(&mut self, over: Duration) {
+        self.spread = over.min(WIDEST);
+    }
+
     /// The wait after a line that was up for `up`; `random` is from 0 to 1. Half of the wait is fixed, so that a fleet
-    /// puts a floor under its own load, and half is random, so that it does not come back all at once.
-    pub(crate) fn after(&mut self, up: Duration, random: f64) -> Duration {
+    /// puts a floor under its own load, and half is random, so that it does not come back all at once; the first after a
+    /// line that had stood is spread over the fleet's time.
+    pub fn after(&mut self, up: Duration, random: f64) -> Duration {
+        let mut range = self.next / 2;
         if up >= STAYED_UP {
-            *self = Self::default();
+            self.next = FIRST;
+            range = (FIRST / 2).max(self.spread);
         }
-        let wait = self.next / 2 + self.next.mul_f64(random.clamp(0.0, 1.0) / 2.0);
+        let wait = self.next / 2 + range.mul_f64(random.clamp(0.0, 1.0));
         self.next = (self.next * 2).min(LONGEST);
         wait
     }
@@ -55,5 +67,15 @@ mod tests {
             let wait = Backoff::default().after(Duration::ZERO, random);
             assert!((FIRST / 2..=FIRST).contains(&wait));
         }
+    }
+
+    #[test]
+    fn a_fleet_whose_lines_break_comes_back_over_its_spread_and_no_later() {
+        let mut backoff = Backoff::default();
+        backoff.spread(Duration::from_secs(10));
+        assert_eq!(backoff.after(STAYED_UP, 0.5), FIRST / 2 + Duration::from_secs(5));
+        assert_eq!(backoff.after(Duration::ZERO, 1.0), FIRST * 2, "not there yet: as ever");
+        backoff.spread(Duration::MAX);
+        assert_eq!(backoff.after(STAYED_UP, 1.0), FIRST / 2 + WIDEST);
     }
 }

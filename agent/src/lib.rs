@@ -4,7 +4,7 @@
 //! `core`, which does no I/O; `run` is the thin shell around it.
 #![forbid(unsafe_code)]
 
-mod backoff;
+pub mod backoff;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -1,4 +1,4 @@
-//! Measuring on schedule, connected or not: each report waits in the outbox until the coordinator has it.
+//! Measuring on schedule, connected or not. What is worth telling waits in the outbox until the coordinator has it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,13 +6,16 @@ use secateur_common::{ByteCount, Ledger, Report};
 use secateur_engine::Dataset;
 
 use crate::cache::Cache;
+use crate::core::telling::Telling;
 use crate::loaded::Loaded;
 use crate::measure::measure;
 use crate::serve::Serving;
 
-/// Measures what is in force, on a device that takes so many `watts` if it cannot tell, and posts a report. None where nothing runs, or it cannot be measured, which ends nothing.
+/// Measures what is in force, on a device that takes so many `watts` if it cannot tell, and posts a report. None where there
+/// is nothing to tell, nothing runs, or it cannot be measured, which ends nothing.
 pub(crate) fn take(
     cache: &Cache,
+    telling: &mut Telling,
     loaded: Option<&Loaded>,
     (shard, watts): (Option<&Dataset>, Option<f64>),
     serving: Option<&Serving>,
@@ -30,8 +33,8 @@ pub(crate) fn take(
     };
     // Labels that applications told count beside the shard.
     let labelled = serving.map(|serving| serving.labelled(active.variant)).unwrap_or_default();
-    let report = Report {
-        sequence: cache.next_sequence(unix_s)?,
+    let mut report = Report {
+        sequence: 0,
         model: active.model,
         variant: active.variant,
         generation: active.generation,
@@ -44,6 +47,10 @@ pub(crate) fn take(
         wire_bytes: cache.received()?,
         today,
     };
+    if !telling.tells(&report, labelled.samples > 0, unix_s) {
+        return Ok(None);
+    }
+    report.sequence = cache.next_sequence(unix_s)?;
     cache.post(&report)?;
     Ok(Some(report))
 }

@@ -9,12 +9,14 @@ use anyhow::{Context, bail};
 use secateur_common::{Cause, ModelName, VariantId, caps};
 use secateur_engine::Dataset;
 use secateur_model::Graph;
-use tokio::time::Interval;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::Config;
 use crate::backoff::Backoff;
 use crate::cache::Cache;
 use crate::core::Active;
+use crate::core::pulse::Felt;
+use crate::core::telling::Telling;
 use crate::credential::credential;
 use crate::link::{Heard, Link};
 use crate::loaded::Loaded;
@@ -37,6 +39,7 @@ pub(crate) struct Agent {
     pub(crate) clock: Clock,
     shard: Option<Dataset>,
     measurement: Interval,
+    telling: Telling,
 }
 
 /// Seconds since the Unix epoch.
@@ -75,10 +78,10 @@ impl Agent {
         let cache = Cache::open(&config.data.join("cache"))?;
         cache.drop_unheld()?;
         let mut measurement = tokio::time::interval(Duration::from_secs(config.report_s.max(1)));
-        measurement.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        measurement.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let meter = Meter::open(&cache)?;
-        let (status, serving) = (Status::default(), None);
-        Ok(Self { cache, meter, clock, shard, status, loaded: None, serving, config, measurement })
+        let (status, serving, telling) = (Status::default(), None, Telling::default());
+        Ok(Self { cache, meter, clock, shard, status, loaded: None, serving, config, measurement, telling })
     }
 
     /// Listens for applications, and runs what is in force.
@@ -124,6 +127,7 @@ impl Agent {
             let (config, held) = (self.config.clone(), self.cache.held()?);
             match self.meanwhile(Link::open(&config, credential.to_vec(), &held)).await {
                 Ok(link) => {
+                    backoff.spread(link.spread);
                     if let Err(error) = self.serve(link).await {
                         tracing::warn!("session ended: {error:#}");
                     }
@@ -139,6 +143,7 @@ impl Agent {
     /// one under way.
     async fn serve(&mut self, mut link: Link) -> anyhow::Result<()> {
         self.tell("idle", true);
+        self.telling.connected();
         let waiting = self.cache.outbox()?;
         if let Some(last) = waiting.last() {
             self.cache.sending(last.sequence)?;
@@ -147,6 +152,8 @@ impl Agent {
             link.report(&report).await?;
         }
         let mut task: Option<Task> = None;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let under_way = task.is_some();
             task = match task.take() {
@@ -157,23 +164,32 @@ impl Agent {
                 self.measurement.reset_immediately();
             }
             tokio::select! {
+                biased; // what came is seen before it is missed
                 heard = link.hear() => match heard? {
                     Heard::Wanted(assignment) => task = Some(Task::new(*assignment, task.take())),
                     Heard::Acknowledged(sequence, bytes) => {
                         self.cache.acknowledged(sequence)?;
                         self.count(&link, Cause::Report, bytes)?;
                     }
-                    Heard::Limit(cap) => self.meter.limit(&self.cache, cap)?,
+                    Heard::Limits { cap, watched } => {
+                        self.meter.limit(&self.cache, cap)?;
+                        self.telling.watch(watched);
+                    }
                     Heard::Nothing => {}
                 },
-                piece = Task::piece(task.as_mut()) => if let Some(current) = task.take() {
-                    task = self.piece(&mut link, current, piece?).await?;
+                _ = look.tick() => match link.pulse.look(task.as_ref().is_some_and(Task::downloads)) {
+                    Felt::Well => {}
+                    Felt::Due => link.heartbeat().await?,
+                    Felt::Dead => bail!("the coordinator is silent"),
                 },
                 _ = self.measurement.tick() => if let Some(report) = self.measure()? {
                     self.cache.sending(report.sequence)?;
                     link.report(&report).await?;
                 },
-                () = tokio::time::sleep(LOOK) => {}
+                piece = Task::piece(task.as_mut()) => if let Some(current) = task.take() {
+                    link.pulse.heard();
+                    task = self.piece(&mut link, current, piece?).await?;
+                },
             }
             if let Some(task) = &mut task {
                 task.paused = false; // it asks again
@@ -205,9 +221,10 @@ impl Agent {
 
     fn measure(&mut self) -> anyhow::Result<Option<secateur_common::Report>> {
         let (cache, loaded, shard) = (&self.cache, self.loaded.as_deref(), self.shard.as_ref());
+        let (telling, serving) = (&mut self.telling, self.serving.as_ref());
         let report = tokio::task::block_in_place(|| {
             let shard = (shard, self.config.watts);
-            report::take(cache, loaded, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
+            report::take(cache, telling, loaded, shard, serving, (self.clock)(), self.meter.today())
         });
         self.status.write(&self.config.data);
         report
@@ -250,5 +267,5 @@ fn read_shard(path: &Path) -> anyhow::Result<Dataset> {
 
 /// From 0 to 1, different in each agent and each time.
 fn jitter() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use secateur_common::{ByteCount, Cause, ledger};
+use secateur_common::{ByteCount, Cause};
 
 use crate::core::{Step, UpdateRef, Wanted, next};
 use crate::install;
@@ -12,6 +12,8 @@ use crate::run::Agent;
 
 /// Received bytes are made durable at least this often.
 const FLUSH_BYTES: u64 = 64 * 1024;
+/// Bytes of a piece's message beside its own, about: gRPC's head and its fields. HTTP/2's heads are the connection's.
+const FRAMING: u64 = 5 + 9;
 /// The status is renewed so often at most.
 const RENEWAL: Duration = Duration::from_millis(250);
 
@@ -52,6 +54,11 @@ impl Task {
             Some(fetch) => Ok(fetch.download.next().await?),
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether pieces are to come.
+    pub(crate) fn downloads(&self) -> bool {
+        self.fetch.is_some()
     }
 
     /// Whether it waits, for a download or another day.
@@ -132,7 +139,7 @@ impl Agent {
     ) -> anyhow::Result<Option<Task>> {
         let Some(fetch) = &mut task.fetch else { return Ok(Some(task)) };
         if let Some(piece) = piece {
-            let bytes = piece.len() as u64 + ledger::PIECE_FRAMING / 4;
+            let bytes = piece.len() as u64 + FRAMING;
             self.count(link, Cause::Update, bytes)?;
             let end = fetch.received + piece.len() as u64;
             if end > fetch.update.size.get() {

@@ -53,6 +53,10 @@ pub const PROBE_VALUES: usize = 4096;
 pub const TEXT_BYTES: usize = 1024;
 /// A message of the control stream, at most, in bytes.
 pub const MESSAGE_BYTES: usize = 1024 * 1024;
+/// A message of a device, at most, in bytes: a hello with all its labels is a third of it.
+pub const DEVICE_MESSAGE_BYTES: usize = 64 * 1024;
+/// Calls at once on a device's connection, at most: its session, a download, and what a cut left behind.
+pub const DEVICE_CALLS: u32 = 8;
 /// Messages waiting for one device, at most.
 pub const DEVICE_QUEUE: usize = 32;
 /// A configuration or fleet file, at most, in bytes.

@@ -19,7 +19,7 @@ pub struct Config {
     pub data: PathBuf,
     /// What an agent must know to join the fleet.
     pub join_token: String,
-    /// Seconds between heartbeats on an idle stream.
+    /// The longest that an agent says nothing, seconds.
     #[serde(default = "default_heartbeat_s")]
     pub heartbeat_s: u64,
     /// Normalised mean squared error that publishing a variant may add to a tensor; 0 keeps every bit.
@@ -38,8 +38,9 @@ fn default_operator() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 7071).into()
 }
 
+/// Below what NATs and load balancers keep an idle line for (240 s and up).
 fn default_heartbeat_s() -> u64 {
-    20
+    180
 }
 
 fn default_max_nmse() -> f64 {

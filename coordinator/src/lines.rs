@@ -16,6 +16,8 @@ struct Inner {
     /// The newest session of each device that has one: it is the one that counts.
     open: BTreeMap<DeviceId, Line>,
     sent: BTreeMap<DeviceId, Ledger>,
+    /// The newest download of each device that had one.
+    downloads: BTreeMap<DeviceId, u64>,
     numbers: u64,
 }
 
@@ -64,6 +66,19 @@ impl Lines {
 
     pub(crate) fn is_open(&self, id: DeviceId) -> bool {
         self.inner().open.contains_key(&id)
+    }
+
+    /// A download begins: its number. One that the device had before ends, so that none has two.
+    pub(crate) fn download(&self, id: DeviceId) -> u64 {
+        let mut inner = self.inner();
+        inner.numbers += 1;
+        let number = inner.numbers;
+        inner.downloads.insert(id, number);
+        number
+    }
+
+    pub(crate) fn is_newest_download(&self, id: DeviceId, number: u64) -> bool {
+        self.inner().downloads.get(&id) == Some(&number)
     }
 
     /// The devices on the line.
@@ -125,5 +140,14 @@ mod tests {
         assert!(woken(&other) && !woken(&newer));
         lines.close(a, &newer);
         assert_eq!(lines.connected(), [b]);
+    }
+
+    #[test]
+    fn a_device_has_one_download() {
+        let lines = Lines::default();
+        let [a, b] = [b"a", b"b"].map(|key| DeviceId::of_credential(key));
+        let (older, other, newer) = (lines.download(a), lines.download(b), lines.download(a));
+        assert!(!lines.is_newest_download(a, older));
+        assert!(lines.is_newest_download(a, newer) && lines.is_newest_download(b, other));
     }
 }

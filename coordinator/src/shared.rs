@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use secateur_common::{ByteCount, Cause, DeviceId, Generation, Metric, ModelName, Report, VariantId, caps};
+use secateur_common::{ByteCount, Cause, DeviceId, Generation, ModelName, Report, VariantId, caps};
 use tokio_util::sync::DropGuard;
 
 use crate::families::Families;
@@ -17,6 +17,9 @@ use crate::store::Store;
 use crate::updates::Updates;
 use crate::writer::{Orders, Queue, orders};
 use crate::{Config, CoordinatorError};
+
+/// Lines that are taken up in a second without anybody noticing.
+const DIALS_A_SECOND: u64 = 1000;
 
 /// Seconds since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -110,11 +113,19 @@ impl Shared {
         greeted.await
     }
 
-    /// A report is durable when this returns.
-    pub(crate) async fn report(&self, id: DeviceId, report: Report) -> Result<(), CoordinatorError> {
+    /// Reports are durable when this returns. The device waits for nothing meanwhile.
+    pub(crate) async fn reports(&self, id: DeviceId, reports: Vec<Report>) -> Result<(), CoordinatorError> {
         let at = (self.clock)();
-        self.update(id, move |device| device.report(report, at)).await?;
-        Ok(())
+        let taken_in = self.orders.change_patiently(move |draft| {
+            let device = draft.device_mut(id)?;
+            device.heard_unix_s = at;
+            for report in reports {
+                device.report(report, at);
+            }
+            draft.due(id);
+            Ok(())
+        });
+        taken_in.await
     }
 
     /// A device runs what it was assigned.
@@ -160,9 +171,12 @@ impl Shared {
 
     /// The most that a device may receive in a day.
     pub(crate) fn cap(&self, id: DeviceId) -> Option<u64> {
-        let state = self.state();
-        let cap = state.assignment(id)?.budget.get(Metric::DownloadBytesPerDay)?;
-        Some(cap as u64)
+        self.state().cap(id)
+    }
+
+    /// Within what time devices are to dial again where all lines break at once.
+    pub(crate) fn spread(&self) -> Duration {
+        Duration::from_millis(self.state().devices.len() as u64 * 1000 / DIALS_A_SECOND)
     }
 
     /// Counts `bytes` that are about to be sent to a device, unless they would exceed its cap.

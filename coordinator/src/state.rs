@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use secateur_common::{DeviceId, FleetSpec, Generation, ModelName, Name, VariantId};
+use secateur_common::{DeviceId, FleetSpec, Generation, Metric, ModelName, Name, VariantId};
 use secateur_plan::rollout::Rollout;
 use secateur_plan::{Assignment, Ladder, Plan, Reason};
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,11 @@ impl State {
     /// The assignment of a device in the newest plan.
     pub(crate) fn assignment(&self, id: DeviceId) -> Option<&Assignment> {
         self.assigned.get(&id).map(|assigned| &assigned.assignment)
+    }
+
+    /// The most that a device may receive in a day.
+    pub(crate) fn cap(&self, id: DeviceId) -> Option<u64> {
+        Some(self.assignment(id)?.budget.get(Metric::DownloadBytesPerDay)? as u64)
     }
 
     /// The newest plan's head; of id 0 where there is none yet.

@@ -8,21 +8,27 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::CoordinatorError;
 use crate::draft::Draft;
 use crate::shared::Shared;
 use crate::store::StoreError;
 
-/// How long a change waits for others, to share the commit.
+/// How long a change waits for others, to share the commit; and one that nobody waits for: a commit costs as much as forty
+/// reports.
 const LINGER: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Changes of one commit, at most.
 const BATCH: usize = 1024;
 /// Changes that wait for the writer, at most; who asks for more waits.
 const QUEUE: usize = 4096;
 
 /// A change that someone asks for, and how it is answered once it is stored or cannot be.
-pub(crate) struct Order(Box<dyn FnOnce(&mut Draft<'_>) -> Answer + Send>);
+pub(crate) struct Order {
+    work: Box<dyn FnOnce(&mut Draft<'_>) -> Answer + Send>,
+    linger: Duration,
+}
 
 type Stored = Result<(), Arc<StoreError>>;
 type Answer = Box<dyn FnOnce(Stored) + Send>;
@@ -49,7 +55,20 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let (order, answer) = order(work);
+        let (order, answer) = order(LINGER, work);
+        self.0.send(order).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// As [`Self::change`], for what nobody waits for: it shares its commit with more.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn change_patiently<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
+    ) -> Result<T, CoordinatorError> {
+        let (order, answer) = order(PATIENCE, work);
         self.0.send(order).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -62,24 +81,25 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let (order, answer) = order(work);
+        let (order, answer) = order(LINGER, work);
         self.0.blocking_send(order).map_err(|_| stopped())?;
         answer.blocking_recv().map_err(|_| stopped())?
     }
 }
 
 fn order<T: Send + 'static>(
+    linger: Duration,
     work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
 ) -> (Order, oneshot::Receiver<Result<T, CoordinatorError>>) {
     let (answer, answered) = oneshot::channel();
-    let order = Order(Box::new(move |draft| {
+    let work = Box::new(move |draft: &mut Draft<'_>| -> Answer {
         let result = work(draft);
         Box::new(move |stored| {
             // Nobody listens where the session ended meanwhile.
             let _ = answer.send(result.and_then(|value| Ok(stored.map(|()| value)?)));
         })
-    }));
-    (order, answered)
+    });
+    (Order { work, linger }, answered)
 }
 
 fn stopped() -> CoordinatorError {
@@ -88,27 +108,33 @@ fn stopped() -> CoordinatorError {
 
 /// Writes what is asked for, as long as someone can ask.
 pub(crate) async fn run(shared: Weak<Shared>, mut queue: Queue) {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        tokio::time::sleep(LINGER).await;
-        while batch.len() < BATCH
-            && let Ok(order) = queue.try_recv()
-        {
-            batch.push(order);
-        }
+    while let Some(orders) = together(&mut queue).await {
         let Some(shared) = shared.upgrade() else { return };
-        let orders = std::mem::take(&mut batch);
         if let Err(error) = tokio::task::spawn_blocking(move || write(&shared, orders)).await {
             tracing::error!(%error, "a change panicked; those that came with it are dropped");
         }
     }
 }
 
+/// The next batch: what comes until the least patient of it has waited enough, or it is full.
+async fn together(queue: &mut Queue) -> Option<Vec<Order>> {
+    let first = queue.recv().await?;
+    let mut until = Instant::now() + first.linger;
+    let mut batch = vec![first];
+    while batch.len() < BATCH
+        && let Ok(Some(order)) = tokio::time::timeout_at(until, queue.recv()).await
+    {
+        until = until.min(Instant::now() + order.linger);
+        batch.push(order);
+    }
+    Some(batch)
+}
+
 fn write(shared: &Shared, orders: Vec<Order>) {
     let (stored, answers, next, requests) = {
         let now = shared.state();
         let mut draft = Draft::new(&now, &shared.lines, (shared.clock)());
-        let answers: Vec<Answer> = orders.into_iter().map(|order| (order.0)(&mut draft)).collect();
+        let answers: Vec<Answer> = orders.into_iter().map(|order| (order.work)(&mut draft)).collect();
         draft.plan();
         let (mut next, requests) = draft.finish();
         let changes = next.changes(&now, &shared.lines);

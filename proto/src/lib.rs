@@ -5,6 +5,7 @@
 //! and in the operator's client (`cli/src/client`), nowhere else.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 mod convert;
 mod rollout;
 

@@ -76,8 +76,22 @@ impl Fleet {
     /// # Errors
     /// Where the name or the labels are not well formed.
     pub fn start_agent(&mut self, name: &str, labels: &str, shard: &str) -> Result<()> {
+        self.start_agent_at(self.fleet, name, labels, shard)
+    }
+
+    /// As [`Self::start_agent`]; the agent dials `address`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_agent_at(
+        &mut self,
+        address: SocketAddr,
+        name: &str,
+        labels: &str,
+        shard: &str,
+    ) -> Result<()> {
         let config = secateur_agent::Config {
-            coordinator: format!("http://{}", self.fleet),
+            coordinator: format!("http://{address}"),
             name: name.parse()?,
             join_token: TOKEN.into(),
             data: self.folder.path().join(name),
@@ -162,7 +176,7 @@ impl Coordinator {
             operator: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data: folder.join("coordinator"),
             join_token: TOKEN.into(),
-            heartbeat_s: 5, // a loaded machine beats late
+            heartbeat_s: 1,
             max_nmse: 1e-3,
             ladder: ladder.to_vec(),
         };

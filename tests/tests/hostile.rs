@@ -182,14 +182,15 @@ async fn lies(channel: &Channel, key: &[u8]) -> anyhow::Result<()> {
     let hello = v1::Hello { generation: u64::MAX, active: Some(active), labels, ..hello() };
     let outcome =
         v1::Outcome { generation: u64::MAX, variant: vec![8; 32], result: 1, ..v1::Outcome::default() };
-    let messages = [agent_message::Kind::Hello(hello), agent_message::Kind::Outcome(outcome)];
+    let heartbeat = agent_message::Kind::Heartbeat(v1::Heartbeat {});
+    let messages = [agent_message::Kind::Hello(hello), agent_message::Kind::Outcome(outcome), heartbeat];
     let messages = messages.map(|kind| v1::AgentMessage { kind: Some(kind) });
     let open = tokio_stream::StreamExt::chain(tokio_stream::iter(messages), tokio_stream::pending());
     let mut client = FleetClient::new(channel.clone());
     let mut answers = client.session(signed(open, key, TOKEN)).await?.into_inner();
     let welcome = answers.message().await?.and_then(|message| message.kind);
     assert!(matches!(welcome, Some(coordinator_message::Kind::Welcome(_))));
-    // It is heard out: a heartbeat comes after what it said.
+    // It is heard out: its heartbeat is answered after what it said.
     while let Some(message) = tokio::time::timeout(PATIENCE, answers.message()).await?? {
         if matches!(message.kind, Some(coordinator_message::Kind::Heartbeat(_))) {
             break;
@@ -210,5 +211,51 @@ async fn downloads(channel: &Channel, key: &[u8]) -> anyhow::Result<()> {
             assert_eq!(refused.code(), code);
         }
     }
+    Ok(())
+}
+
+/// Says a thousand reports without waiting for one acknowledgement; ends when the last is acknowledged.
+async fn flood(channel: Channel, variant: Vec<u8>) -> anyhow::Result<()> {
+    let report = v1::Report { model: "lenet5".into(), variant, ..v1::Report::default() };
+    let reports = (1..=FLOOD).map(move |sequence| v1::Report { sequence, ..report.clone() });
+    let kinds =
+        std::iter::once(agent_message::Kind::Hello(hello())).chain(reports.map(agent_message::Kind::Report));
+    let said = tokio_stream::iter(kinds.map(|kind| v1::AgentMessage { kind: Some(kind) }));
+    let open = tokio_stream::StreamExt::chain(said, tokio_stream::pending());
+    let mut answers = FleetClient::new(channel).session(signed(open, &[6; 32], TOKEN)).await?.into_inner();
+    while let Some(message) = tokio::time::timeout(PATIENCE, answers.message()).await?? {
+        if let Some(coordinator_message::Kind::ReportAck(ack)) = message.kind
+            && ack.sequence == FLOOD
+        {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the session ended before the last report was acknowledged")
+}
+
+const FLOOD: u64 = 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_flood_has_one_place_in_each_commit_and_connections_that_say_nothing_hold_nobody_up()
+-> anyhow::Result<()> {
+    let mut fleet = Fleet::start(&[]).await?;
+    let mut client = fleet.client().await?;
+    client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
+    let (name, selector) = ("all".parse()?, secateur_common::Selector("class=small".parse()?));
+    let group =
+        GroupSpec { name, selector, model: "lenet5".parse()?, budget: Default::default(), rollout: None };
+    client.apply(&FleetSpec { groups: vec![group], rollout: None }, false).await.map_err(failure)?;
+    let mut mute = Vec::new();
+    for _ in 0..100 {
+        mute.push(tokio::net::TcpStream::connect(fleet.address()).await?);
+    }
+    let channel = Channel::from_shared(format!("http://{}", fleet.address()))?.connect().await?;
+    let flood = tokio::spawn(flood(channel, vec![7; 32]));
+    fleet.start_agent("one", "class=small", "shards/1.npz")?;
+    let settled = |devices: &[secateur_cli::client::Device]| {
+        devices.iter().any(|device| device.name == "one" && device.settled())
+    };
+    fleet.wait_for("the good one settles", LIMIT, settled).await?;
+    flood.await??;
     Ok(())
 }

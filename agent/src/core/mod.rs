@@ -1,5 +1,9 @@
 //! The update state machine, without I/O: what is held and what is wanted go in, the next step comes out. By level: it
-//! is asked again after each step and each change, and never needs to remember an event.
+//! is asked again after each step and each change, and never needs to remember an event. Beside it, as pure: what is worth
+//! [`telling`], and how the line's [`pulse`] is felt.
+
+pub mod pulse;
+pub mod telling;
 
 use std::collections::BTreeSet;
 

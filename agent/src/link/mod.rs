@@ -18,6 +18,7 @@ use tonic::{Request, Status, Streaming};
 
 use self::counted::Connector;
 use crate::Config;
+use crate::core::pulse::Pulse;
 use crate::core::{Held, UpdateRef, Wanted};
 
 /// A session with the coordinator.
@@ -27,6 +28,9 @@ pub(crate) struct Link {
     outgoing: mpsc::Sender<v1::AgentMessage>,
     pass: Pass,
     socket: Connector,
+    pub(crate) pulse: Pulse,
+    /// Within what time to dial again where the line breaks.
+    pub(crate) spread: Duration,
 }
 
 /// What each call carries: the device's credential and the fleet's token.
@@ -40,8 +44,11 @@ struct Pass {
 pub(crate) enum Heard {
     Wanted(Box<Assignment>),
     Acknowledged(u64, u64),
-    /// The most that may be received in a day.
-    Limit(Option<u64>),
+    /// The most that may be received in a day, and whether every measurement is wanted.
+    Limits {
+        cap: Option<u64>,
+        watched: bool,
+    },
     Nothing,
 }
 
@@ -68,6 +75,8 @@ pub(crate) enum LinkError {
     Refused(Box<Status>),
     #[error("cannot understand the coordinator")]
     Wire(#[from] WireError),
+    #[error("the coordinator does not answer")]
+    Silent,
     #[error("the coordinator ended the session")]
     Ended,
     #[error("the coordinator speaks protocol {theirs}, this program {ours}: update the older of the two")]
@@ -84,18 +93,21 @@ impl From<Status> for LinkError {
 
 /// Bytes of a message of the session beside its own: HTTP/2's head, gRPC's, the field that holds it.
 const FRAMING: u64 = 9 + 5 + 2;
-/// A silence after which the line counts as broken.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// The longest that dialling takes, that the coordinator takes to answer a hello or a request, and that a message waits to be
+/// taken up by the line.
+const AT_MOST: Duration = Duration::from_secs(30);
 
 impl Link {
     /// Dials and says hello.
     pub(crate) async fn open(config: &Config, credential: Vec<u8>, held: &Held) -> Result<Self, LinkError> {
+        let opened = tokio::time::timeout(AT_MOST, Self::greet(config, credential, held));
+        opened.await.map_err(|_| LinkError::Silent)?
+    }
+
+    async fn greet(config: &Config, credential: Vec<u8>, held: &Held) -> Result<Self, LinkError> {
         let socket = Connector::default();
         let channel = Endpoint::from_shared(config.coordinator.clone())?
-            .connect_timeout(KEEPALIVE)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
+            .connect_timeout(AT_MOST)
             .connect_with_connector(socket.clone())
             .await?;
         let mut client = FleetClient::new(channel).max_decoding_message_size(caps::MESSAGE_BYTES);
@@ -115,10 +127,13 @@ impl Link {
             generation: held.accepted.0,
         };
         send(&outgoing, agent_message::Kind::Hello(hello)).await?;
-        let incoming = client.session(pass.on(ReceiverStream::new(messages))?).await?.into_inner();
-        let mut link = Self { client, incoming, outgoing, pass, socket };
-        match link.incoming.message().await?.and_then(|message| message.kind) {
-            Some(coordinator_message::Kind::Welcome(welcome)) if welcome.protocol == PROTOCOL => Ok(link),
+        let mut incoming = client.session(pass.on(ReceiverStream::new(messages))?).await?.into_inner();
+        match incoming.message().await?.and_then(|message| message.kind) {
+            Some(coordinator_message::Kind::Welcome(welcome)) if welcome.protocol == PROTOCOL => {
+                let pulse = Pulse::new(welcome.heartbeat_ms / 1000);
+                let spread = Duration::from_millis(welcome.spread_ms);
+                Ok(Self { client, incoming, outgoing, pass, socket, pulse, spread })
+            }
             Some(coordinator_message::Kind::Welcome(welcome)) => {
                 Err(LinkError::Protocol { theirs: welcome.protocol, ours: PROTOCOL })
             }
@@ -134,21 +149,30 @@ impl Link {
     /// The next thing the coordinator says.
     pub(crate) async fn hear(&mut self) -> Result<Heard, LinkError> {
         let message = self.incoming.message().await?.ok_or(LinkError::Ended)?;
+        self.pulse.heard();
         Ok(match message.kind {
             Some(coordinator_message::Kind::Assignment(wire)) => Heard::Wanted(Box::new(assignment(wire)?)),
             Some(coordinator_message::Kind::ReportAck(ack)) => {
                 Heard::Acknowledged(ack.sequence, ack.encoded_len() as u64 + FRAMING)
             }
             Some(coordinator_message::Kind::Limits(limits)) => {
-                Heard::Limit(Some(limits.download_bytes_per_day).filter(|&bytes| bytes > 0))
+                let cap = Some(limits.download_bytes_per_day).filter(|&bytes| bytes > 0);
+                Heard::Limits { cap, watched: limits.watched }
             }
             _ => Heard::Nothing,
         })
     }
 
     /// Sends a report.
-    pub(crate) async fn report(&self, report: &Report) -> Result<(), LinkError> {
+    pub(crate) async fn report(&mut self, report: &Report) -> Result<(), LinkError> {
+        self.pulse.said();
         send(&self.outgoing, agent_message::Kind::Report(report.into())).await
+    }
+
+    /// Says that the line is in use.
+    pub(crate) async fn heartbeat(&mut self) -> Result<(), LinkError> {
+        self.pulse.said();
+        send(&self.outgoing, agent_message::Kind::Heartbeat(v1::Heartbeat {})).await
     }
 
     /// Tells how an assignment ended: an error text where it failed.
@@ -177,7 +201,9 @@ impl Link {
     ) -> Result<Download, LinkError> {
         let limit = limit.unwrap_or(0);
         let request = v1::DownloadRequest { update: update.id.as_bytes().to_vec(), offset, limit };
-        let chunks = self.client.download(self.pass.on(request)?).await?.into_inner();
+        self.pulse.heard();
+        let begun = tokio::time::timeout(AT_MOST, self.client.download(self.pass.on(request)?)).await;
+        let chunks = begun.map_err(|_| LinkError::Silent)??.into_inner();
         Ok(Download { chunks, offset })
     }
 }
@@ -221,7 +247,8 @@ impl Pass {
 }
 
 async fn send(outgoing: &mpsc::Sender<v1::AgentMessage>, kind: agent_message::Kind) -> Result<(), LinkError> {
-    outgoing.send(v1::AgentMessage { kind: Some(kind) }).await.map_err(|_| LinkError::Ended)
+    let sent = tokio::time::timeout(AT_MOST, outgoing.send(v1::AgentMessage { kind: Some(kind) })).await;
+    sent.map_err(|_| LinkError::Silent)?.map_err(|_| LinkError::Ended)
 }
 
 fn variants(held: &BTreeSet<VariantId>) -> Vec<Vec<u8>> {

@@ -2,8 +2,10 @@
 
 mod fleet;
 mod identity;
+mod incoming;
 mod operator;
 mod rollouts;
+mod session;
 mod view;
 
 use std::net::SocketAddr;
@@ -17,11 +19,11 @@ use secateur_proto::v1::operator_client::OperatorClient;
 use secateur_proto::v1::operator_server::OperatorServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Status};
 
+use self::incoming::Incoming;
 use crate::draft::Draft;
 use crate::shared::{Clock, Shared};
 use crate::store::{Redb, Store};
@@ -84,12 +86,12 @@ pub async fn start_by(
     let (operator_address, operator_stream) = operator;
 
     let fleet_service = FleetServer::new(fleet::Service::new(shared.clone(), shutdown.clone()))
-        .max_decoding_message_size(caps::MESSAGE_BYTES);
+        .max_decoding_message_size(caps::DEVICE_MESSAGE_BYTES);
     let operator_service = OperatorServer::new(operator::Service::new(shared.clone()))
         .max_decoding_message_size(caps::MESSAGE_BYTES)
         .max_encoding_message_size(64 * caps::MESSAGE_BYTES);
     let tasks = vec![
-        serve(server().add_service(fleet_service), fleet_stream, shutdown.clone()),
+        serve(fleet_server().add_service(fleet_service), fleet_stream, shutdown.clone()),
         serve(server().add_service(operator_service), operator_stream, shutdown.clone()),
         tokio::spawn({
             let (shared, shutdown) = (shared.clone(), shutdown.clone());
@@ -119,22 +121,30 @@ pub async fn start_by(
     Ok(Running { fleet: fleet_address, operator: operator_address, tasks, closed })
 }
 
-async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListenerStream), CoordinatorError> {
+async fn listen(address: SocketAddr) -> Result<(SocketAddr, Incoming), CoordinatorError> {
     let failed = |source| CoordinatorError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    Ok((listener.local_addr().map_err(failed)?, TcpListenerStream::new(listener)))
+    Ok((listener.local_addr().map_err(failed)?, Incoming::new(listener)))
 }
 
+/// Lines that say nothing are asked whether they stand; a session's own heartbeats come sooner.
 fn server() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_interval(Some(Duration::from_secs(600)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+/// What one device may hold here is bounded, as there are many.
+fn fleet_server() -> Server {
+    server()
+        .initial_stream_window_size(caps::DEVICE_MESSAGE_BYTES as u32)
+        .initial_connection_window_size(2 * caps::DEVICE_MESSAGE_BYTES as u32)
+        .max_concurrent_streams(caps::DEVICE_CALLS)
 }
 
 fn serve(
     router: tonic::transport::server::Router,
-    stream: TcpListenerStream,
+    stream: Incoming,
     shutdown: CancellationToken,
 ) -> JoinHandle<Result<(), CoordinatorError>> {
     tokio::spawn(async move {

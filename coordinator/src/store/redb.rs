@@ -6,6 +6,9 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 
 use super::{Change, Pair, Store, StoreError};
 
+/// Pages that redb keeps, bytes; its default is a gigabyte. What is read often is in memory anyway.
+const CACHE_BYTES: usize = 16 << 20;
+
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("secateur");
 
 /// A redb file.
@@ -20,7 +23,8 @@ impl Redb {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed =
             |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let database = database.map_err(|error| failed(error.into()))?;
         let write = database.begin_write().map_err(|error| failed(error.into()))?;
         write.open_table(TABLE).map_err(|error| failed(error.into()))?;
         write.commit().map_err(|error| failed(error.into()))?;
