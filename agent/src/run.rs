@@ -208,6 +208,7 @@ impl Agent {
         let report = tokio::task::block_in_place(|| {
             report::take(cache, loaded, shard, self.serving.as_ref(), (self.clock)(), self.meter.today())
         });
+        self.status.waiting_reports = self.cache.waiting()?;
         self.status.write(&self.config.data);
         report
     }
