@@ -30,12 +30,18 @@ own() { # DEVICE FIELD: of what the agent itself tells in its status.json
 
 says() { docker logs "$(container "$1")" 2>&1 | sed 's/\x1b\[[0-9;]*m//g'; } # SERVICE: its log, without colours
 
-ask() { # DEVICE: an inference on a black picture, as an application asks for it
+infer() { # DEVICE [ID]: an inference on a black picture, as an application asks for it
     local zeros
     zeros=$(printf '0,%.0s' {1..783})0
     curl --silent --fail --max-time 10 "http://$(port "$1")/v2/models/lenet5/infer" \
-        --data "{\"inputs\":[{\"name\":\"input\",\"datatype\":\"FP32\",\"shape\":[1,1,28,28],\"data\":[$zeros]}]}" \
+        --data "{\"id\":\"${2:-}\",\"inputs\":[{\"name\":\"input\",\"datatype\":\"FP32\",\"shape\":[1,1,28,28],\"data\":[$zeros]}]}" \
         | grep -q '"outputs"'
+}
+
+label() { # DEVICE: an inference, and then what it was
+    local id=$RANDOM$RANDOM
+    infer "$1" "$id" && curl --silent --fail --output /dev/null "http://$(port "$1")/v2/models/lenet5/feedback" \
+        --data "{\"id\":\"$id\",\"label\":3}"
 }
 
 overload() { # DEVICE: the largest batch that an application may ask for; it needs 25 MB
