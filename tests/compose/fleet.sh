@@ -6,11 +6,14 @@ export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-secateur-story}
 if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=(docker-compose); fi
 
 declare -A ids # of the containers; they stay over restarts, and compose is slow to tell them
-up() {
+up() { # from nothing
     local service
+    down
     "${compose[@]}" up -d --build
     for service in $("${compose[@]}" config --services); do ids[$service]=$("${compose[@]}" ps -q "$service"); done
 }
+
+down() { "${compose[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true; }
 
 container() { echo "${ids[$1]}"; }
 port() { docker port "$(container "$1")" 8080/tcp | head -n 1; }

@@ -16,9 +16,7 @@ fleet=$(mktemp)
 end() {
     local code=$?
     if ((code != 0)); then "${compose[@]}" logs --no-color --tail 60 || true; fi
-    if [[ -z ${KEEP:-} ]]; then
-        "${compose[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true
-    fi
+    if [[ -z ${KEEP:-} ]]; then down; fi
     rm -f "$told" "$fleet"
     exit "$code"
 }

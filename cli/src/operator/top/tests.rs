@@ -86,10 +86,10 @@ fn text(fleet: &Snapshot, live: &Live<'_>) -> Vec<String> {
 fn a_frame_tells_the_whole_fleet() {
     let golden = "\
 secateur at here:7071: 3 of 4 devices connected, moving
-2 models, plan 9, 1 re-prunes, 1.1 MiB of updates sent
+2 models, plan 9, 1 re-prunes, 1.14 MiB of updates sent
 
 group  rollout  model      stage   on trial  judged  accuracy lost, points  p95
-line         2  lenet5-v2  canary  1 of 4         0  –                        –
+line         2  lenet5-v2  canary    1 of 4       0  –                        –
 
 device  state        rung      accuracy           p95            memory    stored               MACs        sent  group  model   why
 away    offline      macs 50%  –                  –              –         –                    1.10M  293.0 KiB  line   lenet5  kept: it fits
@@ -116,10 +116,10 @@ fn what_is_wrong_stays_in_sight_on_a_low_terminal() {
 fn the_newest_events_come_first_below_the_devices() {
     let events: Vec<_> =
         [(3599, "old"), (86_400 + 3661, "new")].map(|(at, text)| Event { at, text: text.into() }).into();
-    let live = Live { rows: Some(14), events: &events, trouble: Some("the line is down".into()) };
+    let live = Live { rows: Some(15), events: &events, trouble: Some("the line is down".into()) };
     let shown = text(&fleet(), &live);
     assert_eq!(shown[2], "the line is down");
-    assert_eq!(shown[12..], ["", "01:01:01  new"]);
+    assert_eq!(shown[12..], ["", "01:01:01  new", "00:59:59  old"]);
 }
 
 #[test]
