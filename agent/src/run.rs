@@ -226,6 +226,7 @@ impl Agent {
             let shard = (shard, self.config.watts);
             report::take(cache, telling, loaded, shard, serving, (self.clock)(), self.meter.today())
         });
+        self.status.waiting_reports = self.cache.waiting()?;
         self.status.write(&self.config.data);
         report
     }

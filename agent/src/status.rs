@@ -21,6 +21,8 @@ pub struct Status {
     pub received_bytes: u64,
     /// Of the update under way, all.
     pub total_bytes: u64,
+    /// Reports that wait for the coordinator's acknowledgement, the newest included, as of the last measurement.
+    pub waiting_reports: usize,
 }
 
 const FILE: &str = "status.json";

@@ -123,6 +123,7 @@ impl Agent {
             return Ok(());
         }
         self.progress("downloading", received, update.size);
+        tracing::info!(from = received, of = update.size.get(), "downloading");
         let download = link.download(update, received, grant).await?;
         let granted = grant.map(|grant| received + grant);
         task.fetch =

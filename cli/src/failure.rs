@@ -32,6 +32,11 @@ impl Failure {
         Self { what: what.to_string(), advice: advice.to_string(), fault: Fault::Work }
     }
 
+    /// What failed.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// 2 for wrong use or bad input, 1 otherwise.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(if self.fault == Fault::Input { 2 } else { 1 })

@@ -15,6 +15,7 @@ mod operator;
 pub mod output;
 pub mod plot;
 mod progress;
+mod screen;
 mod signal;
 
 use std::ffi::OsString;
@@ -95,7 +96,9 @@ enum Command {
         #[command(flatten)]
         at: Coordinator,
     },
-    /// A slow link in user space: a TCP proxy with a rate, a delay and a stall
+    /// The whole fleet at a glance, live on a terminal
+    Top(operator::top::TopArgs),
+    /// A bad link in user space: a TCP proxy with a rate, a delay, loss, cuts and a stall
     Link(link::LinkArgs),
     /// Run as coordinator; takes the arguments of secateur-coordinator
     #[command(disable_help_flag = true, disable_version_flag = true)]
@@ -190,6 +193,7 @@ fn run(cli: Cli) -> Outcome {
         Command::Plan { at, command } => wait_for(operator::plan(command, &at, output)),
         Command::Rollout { at, command } => wait_for(operator::rollout::main(command, &at, output)),
         Command::Status { at } => wait_for(operator::status(&at, output)),
+        Command::Top(args) => wait_for(operator::top::main(args, output)),
         Command::Link(args) => wait_for(link::main(args, |address| {
             output.print(&serde_json::json!({ "listening": address }), || format!("listening on {address}"))
         })),

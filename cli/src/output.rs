@@ -1,4 +1,4 @@
-//! The only place that writes to stdout: one JSON document, or text for people.
+//! What a command prints: one JSON document, or text for people. Only this and `screen` write to stdout.
 
 use std::io::Write;
 

@@ -12,7 +12,7 @@ fn without_arguments_it_shows_help() {
     assert!(text(&done.stdout).contains("Usage: secateur"));
     for command in [
         "inspect", "prune", "compare", "evaluate", "bench", "update", "model", "apply", "device", "plan",
-        "demo",
+        "demo", "top",
     ] {
         assert!(text(&done.stdout).contains(command), "help names {command}");
         assert!(secateur(&[command, "--help"]).status.success(), "{command} --help");

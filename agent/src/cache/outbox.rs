@@ -27,7 +27,7 @@ impl Cache {
     /// Where the cache cannot be written.
     pub fn post(&self, report: &Report) -> Result<()> {
         let mut batch = Vec::new();
-        if self.keys(b"o/")?.len() >= caps::OUTBOX_REPORTS {
+        if self.keys(OUTBOX)?.len() >= caps::OUTBOX_REPORTS {
             let sent = self.record::<u64>(SENT)?.unwrap_or(0);
             let mut waiting = self.outbox()?;
             waiting.push(report.clone());
@@ -65,7 +65,15 @@ impl Cache {
     pub fn outbox(&self) -> Result<Vec<Report>> {
         let decode =
             |(_, value): (Vec<u8>, Vec<u8>)| record::decode(&value).ok_or(CacheError::Damaged("report"));
-        self.scan(b"o/")?.into_iter().map(decode).collect()
+        self.scan(OUTBOX)?.into_iter().map(decode).collect()
+    }
+
+    /// How many reports wait.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read.
+    pub fn waiting(&self) -> Result<usize> {
+        Ok(self.keys(OUTBOX)?.len())
     }
 
     /// The coordinator has this report and all before.
@@ -74,12 +82,14 @@ impl Cache {
     /// Where the cache cannot be written.
     pub fn acknowledged(&self, sequence: u64) -> Result<()> {
         let last = key(sequence);
-        self.apply(self.keys(b"o/")?.into_iter().filter(|key| *key <= last).map(Change::Delete).collect())
+        self.apply(self.keys(OUTBOX)?.into_iter().filter(|key| *key <= last).map(Change::Delete).collect())
     }
 }
 
+const OUTBOX: &[u8] = b"o/";
+
 fn key(sequence: u64) -> Vec<u8> {
-    [&b"o/"[..], &sequence.to_be_bytes()].concat()
+    [OUTBOX, &sequence.to_be_bytes()].concat()
 }
 
 /// Takes one report out of `waiting`, which is in order: its number, and what the one that it was merged with became.

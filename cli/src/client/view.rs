@@ -57,7 +57,7 @@ impl From<Accuracy> for AccuracyView {
 }
 
 /// A device: what it was told, what it holds, what it measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)] // named as in the contract
 pub struct Device {
     pub id: String,
@@ -142,7 +142,7 @@ pub struct PlanStep {
 }
 
 /// A group's rollout: the one under way, or the last.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Rollout {
     pub group: String,
@@ -233,7 +233,7 @@ pub struct BeforeAfter {
 }
 
 /// The coordinator at a glance.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Status {
     pub version: String,

@@ -18,7 +18,7 @@ use super::story::group_of;
 use crate::client::Client;
 use crate::failure::{Failure, OrFail, Outcome};
 use crate::files;
-use crate::link::{self, Shape};
+use crate::link::{self, Loss, Shape};
 use crate::progress::Progress;
 
 /// The model's name in the demo.
@@ -60,11 +60,12 @@ impl Fleet {
         let folder = tempfile::tempdir()
             .or_work("cannot make a temporary folder", "set TMPDIR to a writable folder")?;
         let (coordinator, addresses) = start_coordinator(folder.path(), None).await?;
-        let (link, shape) = watch::channel(Shape { rate: FAST, delay: Micros(0), stall: None });
+        let shape = Shape { rate: FAST, delay: Micros(0), loss: Loss::default(), stall: None };
+        let (link, shape) = watch::channel(shape);
         let listener =
             TcpListener::bind("127.0.0.1:0").await.or_work("cannot listen for the slow link", RETRY)?;
         let slow = listener.local_addr().or_work("cannot listen for the slow link", RETRY)?;
-        tokio::spawn(link::serve(listener, addresses.fleet.to_string(), shape));
+        tokio::spawn(link::serve(listener, addresses.fleet.to_string(), 1, shape));
         let mut fleet = Self {
             coordinator: Some(coordinator),
             devices: BTreeMap::new(),

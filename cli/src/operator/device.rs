@@ -132,7 +132,8 @@ fn device_table(devices: &[Device]) -> String {
     table(&columns, &rows)
 }
 
-fn state(device: &Device) -> &'static str {
+/// How a device stands, in a word or two.
+pub(super) fn state(device: &Device) -> &'static str {
     match device {
         Device { connected: false, .. } => "offline",
         Device { group, .. } if group.is_empty() => "no group",

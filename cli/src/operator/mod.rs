@@ -1,7 +1,9 @@
-//! The operator's commands: `model`, `apply`, `device`, `plan`, `rollout`, `status`. Each asks the coordinator once.
+//! The operator's commands: `model`, `apply`, `device`, `plan`, `rollout`, `status`, which ask the coordinator once, and
+//! `top`, which looks again and again.
 
 pub(crate) mod device;
 pub(crate) mod rollout;
+pub(crate) mod top;
 
 use std::path::PathBuf;
 

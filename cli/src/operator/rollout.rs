@@ -60,7 +60,8 @@ pub(crate) async fn main(command: RolloutCommand, at: &Coordinator, output: Outp
     })
 }
 
-fn rollout_table(rollouts: &[Rollout]) -> String {
+/// A row a rollout.
+pub(super) fn rollout_table(rollouts: &[Rollout]) -> String {
     let columns = [
         ("group", Align::Left),
         ("rollout", Align::Right),
@@ -92,7 +93,8 @@ fn rollout_table(rollouts: &[Rollout]) -> String {
     table(&columns, &rollouts.iter().map(row).collect::<Vec<_>>())
 }
 
-fn stage(rollout: &Rollout) -> String {
+/// Where a rollout is, and why if it is not going on.
+pub(super) fn stage(rollout: &Rollout) -> String {
     let wave = if rollout.wave > 0 { format!(" {}", rollout.wave) } else { String::new() };
     let paused = if rollout.paused { ", paused" } else { "" };
     let fault = if rollout.fault.is_empty() { String::new() } else { format!(": {}", rollout.fault) };
