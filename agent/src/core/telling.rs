@@ -7,7 +7,7 @@ use secateur_common::{Accuracy, ByteCount, Generation, Micros, Report, VariantId
 const AT_FIRST: u32 = 3;
 /// The longest that nothing is told, seconds.
 const AT_LEAST_S: u64 = 3600;
-/// News of times and sizes, which a busy machine makes up: one in so many seconds,
+/// News of times, energies and sizes, which a busy machine makes up: one in so many seconds,
 const NOISE_S: u64 = 3600;
 /// and so many at once after a quiet time.
 const NOISE: u64 = 4;
@@ -35,6 +35,8 @@ struct Told {
     what: (VariantId, Generation),
     accuracy: Accuracy,
     p95: Micros,
+    /// Nanojoules; 0 where nothing tells.
+    energy: u64,
     memory: ByteCount,
     stored: ByteCount,
 }
@@ -60,6 +62,7 @@ impl Telling {
             accuracy: report.accuracy,
             // As the coordinator sees it: one disturbed measurement is none.
             p95: report.latency.p95.min(lower),
+            energy: report.sensed.energy_per_inference_nj.unwrap_or(0),
             memory: report.memory.inference_peak,
             stored: report.model_bytes,
         };
@@ -86,6 +89,7 @@ impl Telling {
             u128::from(a.max(b)) * u128::from(SAME.1) <= u128::from(a.min(b)) * u128::from(SAME.0)
         };
         let quiet = same(told.p95.get(), seen.p95.get())
+            && same(told.energy, seen.energy)
             && same(told.memory.get(), seen.memory.get())
             && same(told.stored.get(), seen.stored.get());
         if quiet || self.allowance_s < NOISE_S {
