@@ -68,7 +68,10 @@ converges() {
     wait_until 240 "all $GATEWAYS gateways keep their budgets" converged
     secateur status
     secateur device list
+    claim "top tells the same as one JSON document" top_in_json
 }
+
+top_in_json() { operator top --json | tr -d ' \n' | grep -q '^{"status":{.*"devices":\[{.*"rollouts":\[.*}$'; }
 
 downloads() { sed -nE 's/.* downloading from=([0-9]+) .*/\1/p'; } # of a log: where downloads began, in order
 
