@@ -18,12 +18,12 @@ down() { "${compose[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true; }
 container() { echo "${ids[$1]}"; }
 port() { docker port "$(container "$1")" 8080/tcp | head -n 1; }
 
-operator() { # an operator's command, from the container of the link, which has the program; stdin goes along
-    docker exec -i "$(container link)" /secateur "$@" --coordinator coordinator:7071
+operator() { # an operator's command, from the container of the link, which has the program; stdin goes along if `reads` is set
+    docker exec ${reads:+-i} "$(container link)" /secateur "$@" --coordinator coordinator:7071
 }
 
 field() { # DEVICE FIELD: of what the coordinator knows of it
-    operator device show "$1" --json </dev/null | sed -nE "s/^ *\"$2\": \"?([^\",]*)\"?,?\$/\1/p" | head -n 1
+    operator device show "$1" --json | sed -nE "s/^ *\"$2\": \"?([^\",]*)\"?,?\$/\1/p" | head -n 1
 }
 
 own() { # DEVICE FIELD: of what the agent itself tells in its status.json
@@ -31,7 +31,8 @@ own() { # DEVICE FIELD: of what the agent itself tells in its status.json
         | sed -nE "s/.*\"$2\":\"?([^\",}]*).*/\1/p"
 }
 
-says() { docker logs "$(container "$1")" 2>&1 | sed 's/\x1b\[[0-9;]*m//g'; } # SERVICE: its log, without colours
+plain() { sed 's/\x1b\[[0-9;]*m//g'; } # without colours
+says() { docker logs "$(container "$1")" 2>&1 | plain; } # SERVICE: its log
 
 infer() { # DEVICE [ID]: an inference on a black picture, as an application asks for it
     local zeros
@@ -67,7 +68,7 @@ wait_until() { # SECONDS WHAT COMMAND…: polls until the command holds
     until "$@"; do
         if ((SECONDS - start >= limit)); then
             echo "not within $limit s: $what" >&2
-            operator device list </dev/null >&2 || true
+            operator device list >&2 || true
             return 1
         fi
         sleep 0.2

@@ -38,7 +38,7 @@ steady() { # what is measured, counted or chosen anew on each run becomes N, and
         -e 's/(^| )([0-9a-f]{16}|[0-9]{4,})( |$)/\1N\3/g' -e '/^  before:/d' -e 's/ {2,}/  /g'
 }
 
-secateur() { # an operator's command: what it prints is shown, and told to the golden file; stdin goes along
+secateur() { # an operator's command: what it prints is shown, and told to the golden file
     local said
     said=$(operator "$@")
     printf '$ secateur %s\n%s\n' "$*" "$said"
@@ -47,16 +47,16 @@ secateur() { # an operator's command: what it prints is shown, and told to the g
 
 change() { # SED-SCRIPT: the declared fleet, changed so from now on
     sed -i "$1" "$fleet"
-    secateur apply -f /dev/stdin <"$fleet"
+    reads=y secateur apply -f /dev/stdin <"$fleet"
 }
 
 count() { # FIELD: devices for which it is true
-    operator device list --json </dev/null 2>/dev/null | grep -c "\"$1\": true" || true
+    operator device list --json 2>/dev/null | grep -c "\"$1\": true" || true
 }
 
 converged() {
     [[ $(count met) -eq $GATEWAYS && $(count connected) -eq $GATEWAYS ]] \
-        && operator status --json </dev/null 2>/dev/null | grep -q '"settled": true'
+        && operator status --json 2>/dev/null | grep -q '"settled": true'
 }
 
 rests() { # DEVICE RUNG: it is connected, and runs and has measured this rung
@@ -66,20 +66,28 @@ rests() { # DEVICE RUNG: it is connected, and runs and has measured this rung
 converges() {
     up
     wait_until 240 "all $GATEWAYS gateways keep their budgets" converged
-    secateur status </dev/null
-    secateur device list </dev/null
+    secateur status
+    secateur device list
+    claim "top tells the same as one JSON document" top_in_json
 }
 
-offsets() { says slow | sed -nE 's/.* downloading from=([0-9]+) .*/\1/p'; } # where its downloads began, in order
+top_in_json() { operator top --json | tr -d ' \n' | grep -q '^{"status":{.*"devices":\[{.*"rollouts":\[.*}$'; }
+
+downloads() { sed -nE 's/.* downloading from=([0-9]+) .*/\1/p'; } # of a log: where downloads began, in order
 
 line_is_bad() {
     local before
-    before=$(offsets | wc -l)
+    before=$(says slow | downloads | wc -l)
     change '/class = "slow"/,/budget/ s/macs = "[0-9]*%"/macs = "75%"/'
     wait_until 120 "the update arrived over the bad line" rests slow "macs 75%"
-    local from=($(offsets | tail -n +$((before + 1))))
+    local from=($(says slow | downloads | tail -n +$((before + 1))))
     claim "the line broke, and the download went on where it was: from ${from[*]}" \
         [ "${#from[@]}" -gt 1 -a "${from[-1]}" -gt 0 ]
+}
+
+began_at() { # of the agent `slow` as it runs now: where its first download began
+    docker logs --since "$(docker inspect --format '{{.State.StartedAt}}' "$(container slow)")" "$(container slow)" 2>&1 \
+        | plain | downloads | head -n 1
 }
 
 half_there() { [[ $(own slow state) == downloading && $(own slow received_bytes) -ge 81920 ]]; }
@@ -93,14 +101,9 @@ crash() {
     kill_9 slow
     wait_until 60 "the killed agent is started again" restarted slow "$before"
     wait_until 120 "it runs what it was to run" rests slow dense
-    from=$(offsets_of_this_run)
+    from=$(began_at)
     claim "killed with $received bytes and more of it, it lost 64 KiB at most and went on at $from" \
         [ "$from" -gt 0 -a "$from" -ge $((received - 65536)) ]
-}
-
-offsets_of_this_run() {
-    docker logs --since "$(docker inspect --format '{{.State.StartedAt}}' "$(container slow)")" "$(container slow)" 2>&1 \
-        | sed -E 's/\x1b\[[0-9;]*m//g' | sed -nE 's/.* downloading from=([0-9]+) .*/\1/p' | head -n 1
 }
 
 is() { [[ $(field "$1" "$2") == "$3" ]]; } # DEVICE FIELD VALUE
@@ -111,12 +114,12 @@ partition() {
     before=$(field roomy sequence)
     docker network disconnect "$network" "$device"
     wait_until 60 "the coordinator sees it gone" is roomy connected false
-    secateur device why roomy </dev/null
+    secateur device why roomy
     wait_until 60 "it serves its applications all the same, and what they tell waits in its outbox" outbox_fills
     docker network connect "$network" "$device"
     wait_until 150 "it is back" is roomy connected true
     wait_until 30 "what it measured has arrived" arrived roomy "$before"
-    secateur device why roomy </dev/null
+    secateur device why roomy
 }
 
 outbox_fills() { label roomy && [[ $(own roomy waiting_reports) -ge 3 ]]; }
@@ -142,42 +145,41 @@ overloaded() { # RESTARTS
 }
 
 oom() { # CONTAINER SINCE: the kernel killed it for its memory
-    docker events --since "$2" --until "$(($(date +%s) + 1))" --filter "container=$1" --filter event=oom --filter event=die \
-        --format '{{.Action}} {{.Actor.Attributes.exitCode}}' | grep -c -e '^oom' -e '^die 137' | grep -q '^[2-9]'
+    [[ -n $(docker events --since "$2" --until "$(($(date +%s) + 1))" --filter "container=$1" --filter event=oom) ]]
 }
 
-books() { operator device list --json </dev/null | grep -E '"(name|variant|generation|received_bytes)":'; }
+books() { operator device list --json | grep -E '"(name|variant|generation|received_bytes)":'; }
 
 coordinator_restarts() {
     local before known plan
     wait_until 60 "all is at rest" converged
     known=$(books)
-    plan=$(operator plan show </dev/null)
+    plan=$(operator plan show)
     before=$(restarts coordinator)
     kill_9 coordinator
     wait_until 60 "the killed coordinator is started again" restarted coordinator "$before"
     wait_until 120 "the fleet is whole again" converged
-    claim "the plan is the same" [ "$(operator plan show </dev/null)" = "$plan" ]
+    claim "the plan is the same" [ "$(operator plan show)" = "$plan" ]
     claim "nobody was sent an update again" [ "$(books)" = "$known" ]
-    secateur status </dev/null
+    secateur status
 }
 
-stage_is() { operator rollout status line --json </dev/null | grep -q "\"stage\": \"$1\""; }
+stage_is() { operator rollout status line --json | grep -q "\"stage\": \"$1\""; }
 
 bad_model() {
     local model=(--calibration /examples/calibration.npz) known forecast one canary
     # Neurons dropped at random, nothing refitted, and no validation data that could warn: only the devices can tell.
     docker exec "$(container link)" /secateur prune /examples/lenet5.onnx "${model[@]}" --method random --macs 40% \
         -o /tmp/thin.onnx >/dev/null
-    secateur model add /tmp/thin.onnx --name lenet5-thin "${model[@]}" </dev/null
+    secateur model add /tmp/thin.onnx --name lenet5-thin "${model[@]}"
     wait_until 60 "all is at rest" converged
     known=$(lines_books)
     sed -i "$(line_runs lenet5-thin)" "$fleet"
-    forecast=$(operator apply -f /dev/stdin --dry-run --json <"$fleet" | sed -nE 's/^ *"update_bytes": ([0-9]+),?$/\1/p')
+    forecast=$(reads=y operator apply -f /dev/stdin --dry-run --json <"$fleet" | sed -nE 's/^ *"update_bytes": ([0-9]+),?$/\1/p')
     one=$((forecast / 3))
     change ''
     wait_until 120 "the canary's own labels tell: it is taken back" stage_is rolled_back
-    secateur rollout status line </dev/null
+    secateur rollout status line
     wait_until 90 "the fleet is whole again" converged
     canary=$(comm -13 <(echo "$known") <(lines_books) | cut -d ' ' -f 1)
     claim "one device has moved, there and back: $canary" [ "$(wc -w <<<"$canary")" -eq 1 ]
@@ -185,7 +187,7 @@ bad_model() {
         [ "$(field "$canary" received_bytes)" -eq $(($(grep "^$canary " <<<"$known" | cut -d ' ' -f 4) + one)) ]
     change "$(line_runs lenet5)"
     wait_until 90 "the fleet is whole again" converged
-    secateur top </dev/null
+    secateur top
 }
 
 line_runs() { echo '/class = "line"/,/budget/ s/model = ".*"/model = "'"$1"'"/'; } # MODEL: a change of the fleet file

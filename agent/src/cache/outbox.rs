@@ -27,7 +27,7 @@ impl Cache {
     /// Where the cache cannot be written.
     pub fn post(&self, report: &Report) -> Result<()> {
         let mut batch = Vec::new();
-        if self.keys(OUTBOX)?.len() >= caps::OUTBOX_REPORTS {
+        if self.waiting()? >= caps::OUTBOX_REPORTS {
             let sent = self.record::<u64>(SENT)?.unwrap_or(0);
             let mut waiting = self.outbox()?;
             waiting.push(report.clone());
