@@ -119,6 +119,7 @@ mod tests {
             energy_per_inference_nj: Some(240 * 1000 / 12),
             temperature_millidegrees: Some(63_500),
             throttled: Some(2),
+            energy_declared: false,
         };
         assert_eq!(sensors.sensed(12), expected);
         assert_eq!(sensors.sensed(0).energy_per_inference_nj, None);

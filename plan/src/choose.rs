@@ -34,7 +34,8 @@ fn fits(device: &DeviceView, ladder: &Ladder, budget: &Budget, rung: &Rung, curr
     let upward = current.is_some_and(|current| rung.cost.dense_macs > current.cost.dense_macs);
     let margin = if upward && !measured_here { UP_MARGIN } else { 1.0 };
     let value = |metric: Metric| {
-        let noisy = matches!(metric, Metric::LatencyP95 | Metric::EnergyPerInference | Metric::PeakMemoryBytes);
+        let noisy =
+            matches!(metric, Metric::LatencyP95 | Metric::EnergyPerInference | Metric::PeakMemoryBytes);
         device.value(ladder, rung, metric).map(|value| if noisy { value / margin } else { value })
     };
     budget.violations(value).is_empty()

@@ -150,8 +150,7 @@ impl World {
         let mut rung = ladder.find(variant).unwrap().1.clone();
         let correct = self.correct.get(model).copied().unwrap_or(900);
         rung.accuracy = Some(Accuracy { samples: SAMPLES, correct });
-        let (slower, hungrier) =
-            if model.as_str() == "old" { (1, 1) } else { (self.slower, self.hungrier) };
+        let (slower, hungrier) = if model.as_str() == "old" { (1, 1) } else { (self.slower, self.hungrier) };
         support::report_in(&mut agent.view, ladder, &rung, (1000 * slower, 50 * hungrier), generation);
     }
 

@@ -16,7 +16,7 @@ use crate::path::Path;
 use crate::refit::{Cut, fit_layers};
 use crate::trace::{Trace, score};
 use crate::widths::{Prices, Widths};
-use crate::{tune, Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request};
+use crate::{Kept, Meter, Method, Progress, PruneError, Pruned, Refit, Request, tune};
 
 pub(crate) fn prune(
     dense: &Graph,

@@ -65,7 +65,8 @@ pub(crate) fn fit_layers(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
     let Some(input) = graph.inputs.first() else { return Ok(()) };
-    let mut live = Live::from([(input.name.clone(), observed.inputs.gathered(0, &(0..images).collect::<Vec<_>>()))]);
+    let mut live =
+        Live::from([(input.name.clone(), observed.inputs.gathered(0, &(0..images).collect::<Vec<_>>()))]);
     let reached = reached(graph, cut, observed);
     let weights = |layer: &Layer| layer.width * layer.outputs;
     let all: usize = graph.initializers.values().filter_map(Tensor::as_f32).map(<[f32]>::len).sum();

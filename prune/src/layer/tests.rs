@@ -15,8 +15,7 @@ fn graph(op: &str, shape: &[usize], attributes: &[(&str, Attribute)], bias: usiz
     if bias > 0 {
         node.inputs.push("b".into());
     }
-    node.attributes =
-        attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    node.attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     Graph {
         opsets: vec![OpSet { domain: String::new(), version: 17 }],
         nodes: vec![node],
@@ -61,8 +60,7 @@ fn check(graph: &Graph, input: &[usize]) {
 fn a_layer_is_its_rows_times_its_matrix() {
     let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
     check(&graph("Conv", &[4, 3, 3, 3], &[("pads", ints(&[1, 1, 1, 1]))], 4), &[2, 3, 6, 5]);
-    let strided =
-        [("strides", ints(&[2, 1])), ("dilations", ints(&[1, 2])), ("pads", ints(&[0, 1, 1, 2]))];
+    let strided = [("strides", ints(&[2, 1])), ("dilations", ints(&[1, 2])), ("pads", ints(&[0, 1, 1, 2]))];
     check(&graph("Conv", &[4, 3, 3, 2], &strided, 0), &[2, 3, 7, 8]);
     check(&graph("Conv", &[6, 2, 1, 3], &[("group", Attribute::Int(3))], 6), &[2, 6, 4, 5]);
     check(&graph("Conv", &[5, 1, 3, 3], &[("group", Attribute::Int(5))], 5), &[1, 5, 5, 5]);

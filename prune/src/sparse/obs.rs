@@ -93,7 +93,8 @@ impl Way {
 
 /// Whether the moments of all of a layer's inputs were taken.
 fn is_full(seen: &Seen) -> bool {
-    seen.layer.mixes() && seen.moments.first().is_some_and(|moments| moments.columns() == seen.layer.width + 1)
+    seen.layer.mixes()
+        && seen.moments.first().is_some_and(|moments| moments.columns() == seen.layer.width + 1)
 }
 
 /// How far to go, as far as it can be told before a fit.
