@@ -15,8 +15,7 @@ use crate::draft::Draft;
 use crate::shared::Shared;
 use crate::store::StoreError;
 
-/// How long a change waits for others, to share the commit; and one that nobody waits for: a commit costs as much as forty
-/// reports.
+/// How long a change waits for others, to share the commit; and one that nobody waits for, which can share with more.
 const LINGER: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(250);
 /// Changes of one commit, at most.
