@@ -88,8 +88,8 @@ fn a_frame_tells_the_whole_fleet() {
 secateur at here:7071: 3 of 4 devices connected, moving
 2 models, plan 9, 1 re-prunes, 1.14 MiB of updates sent
 
-group  rollout  model      stage   on trial  judged  accuracy lost, points  p95
-line         2  lenet5-v2  canary    1 of 4       0  –                        –
+group  rollout  model      stage   on trial  judged  accuracy lost, points  p95  energy
+line         2  lenet5-v2  canary    1 of 4       0  –                        –       –
 
 device  state        rung      accuracy           p95            memory    stored               MACs        sent  group  model   why
 away    offline      macs 50%  –                  –              –         –                    1.10M  293.0 KiB  line   lenet5  kept: it fits
