@@ -35,7 +35,7 @@ pub struct LinkArgs {
     /// or 200 ms, twice as long each time; 8 losses in a row break the connection
     #[arg(long, value_name = "SHARE")]
     loss: Option<Share>,
-    /// Break each connection after about this many bytes of a direction, drawn anew each time
+    /// Break each connection after about this many bytes of a direction: half to one and a half times, drawn anew each time
     #[arg(long, value_name = "BYTES")]
     cut: Option<ByteCount>,
     /// Of the dice for --loss and --cut

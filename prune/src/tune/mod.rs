@@ -36,6 +36,8 @@ const BOTH: f64 = 3.0;
 const EPOCHS: (f64, f64) = (2.0, 20.0);
 /// Where so many are within reach, inputs are mixed, and gone through so often at most.
 const MIXED: (f64, f64) = (25.0, 60.0);
+/// Planes of at least so many rows and columns may be moved by one.
+const LEAST_SIDE: usize = 16;
 /// The largest step of a weight, as a share of its tensor's root mean square, for a divergence of one nat …
 const RATE: f64 = 0.04;
 /// … and at most.
@@ -143,8 +145,29 @@ fn mixed(
     let (mut x, others) = (observed.inputs.gathered(0, batch), observed.inputs.gathered(0, &others));
     let values = x.as_f32_mut().into_iter().flatten().zip(others.as_f32().into_iter().flatten());
     values.for_each(|(value, other)| *value += share * (other - *value));
+    jitter(&mut x, random);
     let y = answers(dense, &x)?;
     Ok((x, y))
+}
+
+/// Moves each sample of `x`, if it is planes of some size, by up to one place along both axes.
+fn jitter(x: &mut Tensor, random: &mut Random) {
+    let &[_, channels, height, width] = x.shape() else { return };
+    if height.min(width) < LEAST_SIDE {
+        return;
+    }
+    let values = x.as_f32_mut().unwrap_or_default();
+    for sample in values.chunks_exact_mut((channels * height * width).max(1)) {
+        let (down, right) = ((random.next() % 3) as usize, (random.next() % 3) as usize);
+        for plane in sample.chunks_exact_mut(height * width) {
+            let old = plane.to_vec();
+            for (at, value) in plane.iter_mut().enumerate() {
+                let row = (at / width + down).saturating_sub(1).min(height - 1);
+                let column = (at % width + right).saturating_sub(1).min(width - 1);
+                *value = old[row * width + column];
+            }
+        }
+    }
 }
 
 /// The slopes of what moves, for one step.

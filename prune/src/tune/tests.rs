@@ -153,3 +153,21 @@ fn a_net_that_was_disturbed_comes_back_and_never_gets_worse() {
     tune(&mut same, &dense, &observed, &mut |_, _| ()).unwrap();
     assert!(same.initializers == dense.initializers);
 }
+
+#[test]
+fn a_moved_sample_is_what_it_was_a_place_away() {
+    let old = random(5, &[4, 2, 16, 20]);
+    let mut new = old.clone();
+    jitter(&mut new, &mut Random::new(1));
+    let (old, new) = (old.as_f32().unwrap(), new.as_f32().unwrap());
+    let shifts = old.chunks_exact(640).zip(new.chunks_exact(640)).map(|(old, new)| {
+        let alike = |shift: &isize| {
+            let inner =
+                (0..640).filter(|at| (1..15).contains(&(at / 20 % 16)) && (1..19).contains(&(at % 20)));
+            inner.into_iter().all(|at| new[at] == old[at.checked_add_signed(*shift).unwrap()])
+        };
+        [-21, -20, -19, -1, 0, 1, 19, 20, 21].into_iter().find(alike).unwrap()
+    });
+    let shifts: std::collections::BTreeSet<isize> = shifts.collect();
+    assert!(shifts.len() > 1, "each by itself: {shifts:?}");
+}
