@@ -33,7 +33,7 @@ pub(super) struct Story {
 /// Bounds of each wait. They are far above what a step takes; a step that takes longer has failed.
 const STEP: Duration = Duration::from_secs(45);
 /// The link of the device that is killed, while it is slow: a download takes long enough to be seen.
-const SLOW: ByteCount = ByteCount(8 * 1024);
+const SLOW: ByteCount = ByteCount(2 * 1024);
 /// The latency that is allowed, of what the dense model was measured to take on the device itself.
 pub(super) const LATENCY_SHARE: Limit = Limit::Relative(0.6);
 /// The groups in the order of the devices; further devices take the first five again.
