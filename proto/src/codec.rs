@@ -9,8 +9,9 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// A buffer's first bytes: a report or an acknowledgement fits. It grows with what comes.
 const FIRST_BYTES: usize = 256;
-/// Messages that are ready go together, up to so many bytes.
-const TOGETHER_BYTES: usize = 32 * 1024;
+/// Messages that are ready go together, up to so many bytes: a peer sees a frame of HTTP/2 when all of it is there, and on a
+/// slow line each piece of an update is to be seen, and kept, by itself.
+const TOGETHER_BYTES: usize = 4 * 1024;
 
 /// The codec of all services here.
 #[derive(Debug)]
