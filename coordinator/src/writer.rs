@@ -31,6 +31,7 @@ pub(crate) struct Order {
 
 type Stored = Result<(), Arc<StoreError>>;
 type Answer = Box<dyn FnOnce(Stored) + Send>;
+type Answered<T> = oneshot::Receiver<Result<T, CoordinatorError>>;
 
 /// Where changes are asked for.
 #[derive(Clone)]
@@ -54,9 +55,7 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let (order, answer) = order(LINGER, work);
-        self.0.send(order).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        self.ordered(order(LINGER, work)).await
     }
 
     /// As [`Self::change`], for what nobody waits for: it shares its commit with more.
@@ -67,7 +66,10 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let (order, answer) = order(PATIENCE, work);
+        self.ordered(order(PATIENCE, work)).await
+    }
+
+    async fn ordered<T>(&self, (order, answer): (Order, Answered<T>)) -> Result<T, CoordinatorError> {
         self.0.send(order).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -89,7 +91,7 @@ impl Orders {
 fn order<T: Send + 'static>(
     linger: Duration,
     work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
-) -> (Order, oneshot::Receiver<Result<T, CoordinatorError>>) {
+) -> (Order, Answered<T>) {
     let (answer, answered) = oneshot::channel();
     let work = Box::new(move |draft: &mut Draft<'_>| -> Answer {
         let result = work(draft);

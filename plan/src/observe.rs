@@ -61,14 +61,12 @@ impl Measurement {
     /// The latency that counts, µs: the better of the two newest reports, so that one disturbed report neither moves
     /// a device nor breaks its budget, and two in a row do.
     pub fn latency_us(&self) -> Option<f64> {
-        let newest = self.p95.iter().rev().take(2);
-        newest.map(|p95| p95.get() as f64).reduce(f64::min)
+        better_of_two(self.p95.iter().map(|p95| p95.get() as f64))
     }
 
     /// The energy of an inference that counts, µJ: by the same rule.
     pub fn energy_uj(&self) -> Option<f64> {
-        let newest = self.energy_nj.iter().rev().take(2);
-        newest.map(|&energy| energy as f64 / 1e3).reduce(f64::min)
+        better_of_two(self.energy_nj.iter().map(|&energy| energy as f64 / 1e3))
     }
 
     /// What the variant itself answers right on this device: its accuracy soon after activation. What it loses later
@@ -95,6 +93,11 @@ impl Measurement {
             _ => true,
         }
     }
+}
+
+/// The lower of the two newest of some values.
+fn better_of_two(values: impl DoubleEndedIterator<Item = f64>) -> Option<f64> {
+    values.rev().take(2).reduce(f64::min)
 }
 
 /// Adds the newest of some values, of which so many are kept.

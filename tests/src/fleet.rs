@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use secateur_cli::client::{Client, Device, NewModel};
+use secateur_common::{FleetSpec, GroupSpec, Metric};
 use secateur_coordinator::Clock;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -210,6 +211,20 @@ pub fn lenet5() -> Result<NewModel> {
         calibration: std::fs::read(example("calibration.npz"))?,
         validation: std::fs::read(example("validation.npz"))?,
     })
+}
+
+/// The whole fleet runs LeNet-5 within these limits.
+///
+/// # Errors
+/// Where one is none of its metric.
+pub fn everyone(limits: &[(Metric, &str)]) -> Result<FleetSpec> {
+    let (name, selector) = ("all".parse()?, Default::default());
+    let (model, budget) = ("lenet5".parse()?, Default::default());
+    let mut group = GroupSpec { name, selector, model, budget, rollout: None };
+    for (metric, limit) in limits {
+        group.budget.set(*metric, Some(metric.parse(limit)?));
+    }
+    Ok(FleetSpec { groups: vec![group], rollout: None })
 }
 
 /// The client's failures are written for people and are no `std` errors.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use secateur_agent::core::telling::Telling;
 use secateur_cli::client::Device;
-use secateur_common::{FleetSpec, GroupSpec, Micros, Report};
-use secateur_tests::fleet::{Fleet, failure, lenet5};
+use secateur_common::{Micros, Report};
+use secateur_tests::fleet::{Fleet, everyone, failure, lenet5};
 use secateur_tests::tap::{Frame, Tap, Way};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,9 +40,7 @@ async fn a_device_at_rest_costs_less_than_thirty_kilobytes_a_day() -> anyhow::Re
     let mut fleet = Fleet::start(&[]).await?;
     let mut client = fleet.client().await?;
     client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
-    let (name, selector, model) = ("all".parse()?, Default::default(), "lenet5".parse()?);
-    let group = GroupSpec { name, selector, model, budget: Default::default(), rollout: None };
-    client.apply(&FleetSpec { groups: vec![group], rollout: None }, false).await.map_err(failure)?;
+    client.apply(&everyone(&[])?, false).await.map_err(failure)?;
     let (tap, address) = Tap::open(fleet.address()).await?;
     fleet.start_agent_at(address, "one", "class=small", "shards/1.npz")?;
     let settled = |devices: &[Device]| devices.len() == 1 && devices.iter().all(Device::settled);

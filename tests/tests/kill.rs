@@ -17,9 +17,9 @@ use anyhow::{Context, Result, ensure};
 use secateur_agent::cache::Cache;
 use secateur_agent::install;
 use secateur_cli::client::{Client, Device};
-use secateur_common::{FleetSpec, GroupSpec, Metric, VariantId};
+use secateur_common::{Metric, VariantId};
 use secateur_model::canonical;
-use secateur_tests::fleet::{TOKEN, example, failure, lenet5};
+use secateur_tests::fleet::{TOKEN, everyone, example, failure, lenet5};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// A kill comes so much after a start, at most.
@@ -142,7 +142,7 @@ impl Pair {
     /// Declares another budget, so that an update is due.
     async fn declare(&mut self, share: &'static str) -> Result<()> {
         let mut client = self.client().await?;
-        client.apply(&policy(share)?, false).await.map_err(failure)?;
+        client.apply(&everyone(&[(Metric::Macs, share)])?, false).await.map_err(failure)?;
         self.told.share = Some(share);
         Ok(())
     }
@@ -154,7 +154,8 @@ impl Pair {
         ensure!(known.is_superset(&self.rungs), "a rung was forgotten");
         self.rungs = known;
         if let Some(share) = self.told.share {
-            let changes = client.apply(&policy(share)?, true).await.map_err(failure)?.changes;
+            let changes =
+                client.apply(&everyone(&[(Metric::Macs, share)])?, true).await.map_err(failure)?.changes;
             ensure!(changes.is_empty(), "what was declared was forgotten: {changes:?}");
         }
         if let Some(device) = client.devices().await.map_err(failure)?.first() {
@@ -252,14 +253,6 @@ impl Pair {
 async fn rungs(client: &mut Client) -> Result<BTreeSet<VariantId>> {
     let model = client.model("lenet5").await.map_err(failure)?;
     Ok(model.rungs.iter().map(|rung| rung.variant).collect())
-}
-
-fn policy(share: &str) -> Result<FleetSpec> {
-    let (name, selector) = ("all".parse()?, Default::default());
-    let (model, budget) = ("lenet5".parse()?, Default::default());
-    let mut group = GroupSpec { name, selector, model, budget, rollout: None };
-    group.budget.set(Metric::Macs, Some(Metric::Macs.parse(share)?));
-    Ok(FleetSpec { groups: vec![group], rollout: None })
 }
 
 /// An address that nobody listens at.

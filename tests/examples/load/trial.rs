@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use secateur_cli::client::Client;
-use secateur_common::{FleetSpec, GroupSpec, Metric};
-use secateur_tests::fleet::{failure, lenet5};
+use secateur_common::Metric;
+use secateur_tests::fleet::{everyone, failure, lenet5};
 use serde_json::{Value, json};
 
 use crate::crowd::{Crowd, quantile, until};
@@ -22,19 +22,10 @@ const RAMP: u32 = 1000;
 const REGISTRARS: usize = 32;
 const AT_ONCE: usize = 4;
 
-/// The whole fleet runs LeNet-5 within `share` of its multiply-accumulates.
-fn policy(share: &str) -> Result<FleetSpec> {
-    let (name, selector) = ("all".parse()?, Default::default());
-    let (model, budget) = ("lenet5".parse()?, Default::default());
-    let mut group = GroupSpec { name, selector, model, budget, rollout: None };
-    group.budget.set(Metric::Macs, Some(Metric::Macs.parse(share)?));
-    Ok(FleetSpec { groups: vec![group], rollout: None })
-}
-
 async fn prepared(program: &Program) -> Result<Client> {
     let mut client = program.client().await?;
     client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
-    client.apply(&policy("100%")?, false).await.map_err(failure)?;
+    client.apply(&everyone(&[(Metric::Macs, "100%")])?, false).await.map_err(failure)?;
     Ok(client)
 }
 
@@ -60,7 +51,7 @@ pub(crate) async fn connected(
     let resident = program.resident()?;
 
     let since = crowd.now();
-    client.apply(&policy("50%")?, false).await.map_err(failure)?;
+    client.apply(&everyone(&[(Metric::Macs, "50%")])?, false).await.map_err(failure)?;
     let applied = crowd.now() - since;
     until("all are assigned the second", LIMIT, || crowd.assigned_since(since).len() == devices).await?;
     let assigned = crowd.assigned_since(since);
