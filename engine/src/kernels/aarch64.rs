@@ -9,6 +9,7 @@ struct Neon;
 // SAFETY of all below: the trait's contract; Neon is part of every aarch64, and pointers are valid for eight floats.
 impl Simd for Neon {
     type Vector = [float32x4_t; 2];
+    const LANES: usize = 8;
     const FUSED: bool = true;
 
     #[inline(always)]
@@ -64,4 +65,4 @@ impl Simd for Neon {
     }
 }
 
-super::compiled::compiled!("neon", 16, Neon);
+super::compiled::compiled!("neon", 16, Neon, [], None);

@@ -1,6 +1,6 @@
-//! The kernels compiled for one instruction set, behind one table of functions.
+//! The kernels compiled for one instruction set, behind tables of functions.
 
-use super::bodies::{BlockArgs, HalveArgs, RowArgs, TileArgs};
+use super::bodies::{BlockArgs, HalveArgs, LineArgs, LookUpArgs, RowArgs, TileArgs, UnrollArgs};
 
 /// What one instruction set can run.
 ///
@@ -9,42 +9,54 @@ use super::bodies::{BlockArgs, HalveArgs, RowArgs, TileArgs};
 pub(super) struct Kernels {
     /// For people.
     pub(super) name: &'static str,
+    /// Convolutions, for each width of vectors, eight lanes first.
+    pub(super) tiles: &'static [&'static Tiles],
+    /// A block of so many vectors of outputs.
+    pub(super) block: fn(usize) -> unsafe fn(&BlockArgs),
+    pub(super) row: unsafe fn(&RowArgs) -> f32,
+    /// So many times sixteen sparse rows.
+    pub(super) look_up: Option<fn(usize) -> unsafe fn(&LookUpArgs)>,
+    pub(super) halve: unsafe fn(&HalveArgs),
+    pub(super) pool: unsafe fn(&HalveArgs),
+}
+
+/// What convolutions run, over vectors of one width.
+///
+/// # Safety of all
+/// As [`Kernels`].
+pub(super) struct Tiles {
+    /// Floats of a vector.
+    pub(super) lanes: usize,
     /// Vectors that fit the registers.
     pub(super) registers: usize,
     /// A tile of so many rows at so many vectors of positions.
     pub(super) tile: fn(usize, usize) -> unsafe fn(&TileArgs),
-    /// Two rows of taps of their own at so many vectors of positions, which are so many floats apart, two by two.
-    pub(super) pair: fn(usize, usize) -> unsafe fn(&TileArgs),
     /// A tile of so many positions by so many vectors of channels.
-    pub(super) lanes: fn(usize, usize) -> unsafe fn(&TileArgs),
-    /// A block of so many vectors of outputs.
-    pub(super) block: fn(usize) -> unsafe fn(&BlockArgs),
-    pub(super) row: unsafe fn(&RowArgs) -> f32,
-    pub(super) halve: unsafe fn(&HalveArgs),
-    pub(super) pool: unsafe fn(&HalveArgs),
+    pub(super) channels: fn(usize, usize) -> unsafe fn(&TileArgs),
+    /// Two rows of taps of their own at so many vectors of positions, which are so many floats apart, two by two.
+    pub(super) pair: Option<fn(usize, usize) -> unsafe fn(&TileArgs)>,
+    /// Planes unrolled to lines, and a row at so many of them.
+    pub(super) lines: Option<Lines>,
     /// So many rounds of products and nothing else.
     pub(super) peak: unsafe fn(usize) -> f32,
 }
 
-/// `KERNELS`, compiled for one set.
-macro_rules! compiled {
-    ($name:literal, $registers:tt, $simd:ty $(, #[$feature:meta])?) => {
-        use $crate::kernels::{bodies, compiled};
+/// See [`Tiles`].
+pub(super) struct Lines {
+    pub(super) unroll: unsafe fn(&UnrollArgs),
+    pub(super) row: fn(usize) -> unsafe fn(&LineArgs),
+}
 
-        pub(in $crate::kernels) static KERNELS: compiled::Kernels = compiled::Kernels {
-            name: $name,
+/// `TILES`, compiled for vectors of one width.
+macro_rules! tiles {
+    ($registers:tt, $simd:ty, $pair:expr, $lines:expr $(, #[$feature:meta])?) => {
+        pub(in $crate::kernels) static TILES: compiled::Tiles = compiled::Tiles {
+            lanes: <$simd as $crate::kernels::simd::Simd>::LANES,
             registers: $registers,
             tile: |rows, vectors| compiled::table!($registers, tile, rows, vectors),
-            pair: |vectors, step| compiled::pair_table!($registers, pair, vectors, step),
-            lanes: |pixels, vectors| compiled::lanes_table!($registers, lanes, pixels, vectors),
-            block: |vectors| match vectors {
-                1 => block::<1, 4>,
-                2 => block::<2, 4>,
-                _ => block::<4, 2>,
-            },
-            row,
-            halve: halve::<false>,
-            pool: halve::<true>,
+            channels: |pixels, vectors| compiled::channels_table!($registers, channels, pixels, vectors),
+            pair: $pair,
+            lines: $lines,
             peak,
         };
 
@@ -55,13 +67,48 @@ macro_rules! compiled {
         }
 
         $(#[$feature])?
-        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
-            unsafe { bodies::pair::<$simd, V, STEP>(t) }
+        unsafe fn channels<const P: usize, const V: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::channels::<$simd, P, V>(t) }
         }
 
         $(#[$feature])?
-        unsafe fn lanes<const P: usize, const V: usize>(t: &bodies::TileArgs) {
-            unsafe { bodies::lanes::<$simd, P, V>(t) }
+        unsafe fn peak(rounds: usize) -> f32 {
+            unsafe { bodies::peak::<$simd>(rounds) }
+        }
+    };
+}
+
+/// `KERNELS`, compiled for one set: its vectors of eight lanes, and what wider ones add.
+macro_rules! compiled {
+    ($name:literal, $registers:tt, $simd:ty, [$($wider:expr),*], $look_up:expr $(, #[$feature:meta])?) => {
+        use $crate::kernels::{bodies, compiled};
+
+        pub(in $crate::kernels) static KERNELS: compiled::Kernels = compiled::Kernels {
+            name: $name,
+            tiles: &[&TILES $(, $wider)*],
+            block: |vectors| match vectors {
+                1 => block::<1, 4>,
+                2 => block::<2, 4>,
+                _ => block::<4, 2>,
+            },
+            row,
+            look_up: $look_up,
+            halve: halve::<false>,
+            pool: halve::<true>,
+        };
+
+        compiled::tiles!(
+            $registers,
+            $simd,
+            Some(|vectors, step| compiled::pair_table!($registers, pair, vectors, step)),
+            None
+            $(, #[$feature])?
+        );
+
+        // SAFETY of all below: the caller's.
+        $(#[$feature])?
+        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::pair::<$simd, V, STEP>(t) }
         }
 
         $(#[$feature])?
@@ -77,11 +124,6 @@ macro_rules! compiled {
         $(#[$feature])?
         unsafe fn halve<const POOL: bool>(h: &bodies::HalveArgs) {
             unsafe { bodies::halve::<$simd, POOL>(h) }
-        }
-
-        $(#[$feature])?
-        unsafe fn peak(rounds: usize) -> f32 {
-            unsafe { bodies::peak::<$simd>(rounds) }
         }
     };
 }
@@ -188,7 +230,7 @@ macro_rules! pair_table {
 }
 
 /// All tiles of pixels and vectors of channels that fit the registers.
-macro_rules! lanes_table {
+macro_rules! channels_table {
     (16, $f:ident, $pixels:expr, $vectors:expr) => {
         match ($pixels, $vectors) {
             (1, 1) => $f::<1, 1>,
@@ -234,9 +276,32 @@ macro_rules! lanes_table {
             (4, 4) => $f::<4, 4>,
             (5, 4) => $f::<5, 4>,
             (6, 4) => $f::<6, 4>,
-            (pixels, vectors) => compiled::lanes_table!(16, $f, pixels, vectors),
+            (pixels, vectors) => compiled::channels_table!(16, $f, pixels, vectors),
         }
     };
 }
 
-pub(super) use {compiled, lanes_table, pair_table, table};
+/// One row at so many lines, with as many sums as keep the products going.
+macro_rules! lines_table {
+    ($f:ident, $vectors:expr) => {
+        match $vectors {
+            1 => $f::<1, 8>,
+            2 => $f::<2, 4>,
+            3 => $f::<3, 3>,
+            4 => $f::<4, 3>,
+            5 => $f::<5, 2>,
+            6 => $f::<6, 2>,
+            7 => $f::<7, 2>,
+            8 => $f::<8, 1>,
+            9 => $f::<9, 1>,
+            10 => $f::<10, 1>,
+            11 => $f::<11, 1>,
+            12 => $f::<12, 1>,
+            13 => $f::<13, 1>,
+            14 => $f::<14, 1>,
+            vectors => unreachable!("no row of {vectors} lines"),
+        }
+    };
+}
+
+pub(super) use {channels_table, compiled, lines_table, pair_table, table, tiles};

@@ -6,6 +6,7 @@ struct Portable;
 
 impl Simd for Portable {
     type Vector = [f32; LANES];
+    const LANES: usize = LANES;
     const FUSED: bool = false;
 
     #[inline(always)]
@@ -67,4 +68,4 @@ impl Simd for Portable {
     }
 }
 
-super::compiled::compiled!("generic", 16, Portable);
+super::compiled::compiled!("generic", 16, Portable, [], None);

@@ -1,6 +1,7 @@
-//! A matrix times one vector: dense, sparse in blocks of eight outputs, or sparse row by row.
+//! A matrix times one vector: dense, sparse in blocks of eight outputs, sparse row by row, or by tables of inputs.
 
 use super::bodies::{BlockArgs, CHAINS, RowArgs};
+use super::look_up::LookUp;
 use super::simd::LANES;
 use super::{Aligned, Clamp, Isa};
 
@@ -13,6 +14,8 @@ pub(crate) enum Storage {
     Blocks,
     /// Rows, each with its nonzero weights.
     Rows,
+    /// The same sixteen rows at a time, see [`LookUp`].
+    Tables,
 }
 
 impl Storage {
@@ -22,6 +25,7 @@ impl Storage {
             Self::Dense => "dense",
             Self::Blocks => "8 × 1 blocks",
             Self::Rows => "sparse rows",
+            Self::Tables => "tables",
         }
     }
 }
@@ -42,6 +46,7 @@ pub(crate) struct Matrix {
     /// For rows: where each starts; the last is the end.
     starts: Vec<usize>,
     columns: Vec<u16>,
+    tables: LookUp,
     weights: Aligned,
     /// Padded to whole blocks.
     bias: Aligned,
@@ -51,8 +56,10 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// Packs `weights`, `[bias.len(), inputs]` row-major; `None` where the storage cannot hold it.
+    /// Packs `weights`, `[bias.len(), inputs]` row-major; `None` where the storage cannot hold it,
+    /// or the machine has no kernel for it.
     pub(crate) fn new(
+        isa: Isa,
         storage: Storage,
         weights: &[f32],
         bias: &[f32],
@@ -68,6 +75,7 @@ impl Matrix {
             indices: Vec::new(),
             starts: Vec::new(),
             columns: Vec::new(),
+            tables: LookUp::default(),
             weights: Aligned::default(),
             bias: Aligned::from_slice(&padded),
             clamp,
@@ -77,6 +85,7 @@ impl Matrix {
         match storage {
             Storage::Rows if inputs > usize::from(u16::MAX) + 1 => return None,
             Storage::Rows => packed.pack_rows(weights),
+            Storage::Tables => packed.tables = LookUp::new(isa, weights, inputs, outputs)?,
             Storage::Dense | Storage::Blocks => packed.pack_blocks(weights),
         }
         Some(packed)
@@ -137,6 +146,9 @@ impl Matrix {
 
     /// Multiply-accumulates of a run: those by weights that are not zero, and all.
     pub(crate) fn macs(&self) -> [u64; 2] {
+        if self.storage == Storage::Tables {
+            return self.tables.macs();
+        }
         let nonzero = self.weights.iter().filter(|weight| **weight != 0.0).count();
         [nonzero as u64, self.weights.len() as u64]
     }
@@ -146,6 +158,7 @@ impl Matrix {
         4 * (self.weights.len() + self.indices.len() + self.bias.len())
             + 2 * self.columns.len()
             + 8 * self.starts.len()
+            + self.tables.bytes()
     }
 
     /// Computes `output` from `input`.
@@ -154,10 +167,10 @@ impl Matrix {
     /// Where a slice is shorter than the matrix asks for.
     pub(crate) fn run(&self, isa: Isa, input: &[f32], output: &mut [f32]) {
         let (input, output) = (&input[..self.inputs], &mut output[..self.outputs]);
-        if self.storage == Storage::Rows {
-            self.run_rows(isa, input, output)
-        } else {
-            self.run_blocks(isa, input, output)
+        match self.storage {
+            Storage::Rows => self.run_rows(isa, input, output),
+            Storage::Tables => self.tables.run(isa, input, &self.bias[..self.outputs], output, self.clamp),
+            Storage::Dense | Storage::Blocks => self.run_blocks(isa, input, output),
         }
     }
 

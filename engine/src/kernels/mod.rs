@@ -1,14 +1,18 @@
-//! The kernels: all `unsafe` of the workspace is below this folder. One body of each kernel, generic over eight lanes
-//! of [`simd::Simd`], is compiled for each instruction set; callers outside see safe functions that check bounds.
+//! The kernels: all `unsafe` of the workspace is below this folder. One body of each kernel, generic over the lanes of
+//! [`simd::Simd`], is compiled for each instruction set; callers outside see safe functions that check bounds.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod bodies;
 mod compiled;
 mod generic;
 mod halving;
+mod lines;
+mod look_up;
 mod matrix;
 mod planes;
 mod simd;
@@ -16,14 +20,16 @@ mod simd;
 mod x86_64;
 
 pub(crate) use aligned::Aligned;
+pub(crate) use bodies::Part;
 pub(crate) use halving::{Halving, Into};
+pub(crate) use lines::{Lines, LineRow, Unrolled};
 pub(crate) use matrix::{Matrix, Storage};
 pub(crate) use planes::{Convolution, Form, Grid, Place, Row, union};
 
 use std::time::{Duration, Instant};
 
-use bodies::PEAK_ROUND;
-use compiled::Kernels;
+use bodies::PEAK_SUMS;
+use compiled::{Kernels, Tiles};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +41,7 @@ enum Set {
     Generic,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX2 with the registers of AVX-512.
+    /// AVX-512 beside AVX2 with its registers.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "aarch64")]
@@ -78,9 +84,9 @@ impl Isa {
         }
     }
 
-    /// Vectors that fit the registers.
-    pub(crate) fn registers(self) -> usize {
-        self.kernels().registers
+    /// The widths of vectors that convolutions can use, eight lanes first.
+    pub(crate) fn widths(self) -> impl DoubleEndedIterator<Item = Vectors> {
+        self.kernels().tiles.iter().map(|tiles| Vectors(tiles))
     }
 
     /// Its name, for people.
@@ -91,15 +97,15 @@ impl Isa {
     /// Multiply-accumulates a second that this core can do at most, measured now: the best of some runs.
     pub(crate) fn macs_per_second(self) -> f64 {
         const ROUNDS: usize = 20_000;
-        let peak = self.kernels().peak;
+        let Some(&tiles) = self.kernels().tiles.last() else { return f64::NAN };
         let time = |_| {
             let start = Instant::now();
             // SAFETY: the set has been seen on this machine.
-            std::hint::black_box(unsafe { peak(std::hint::black_box(ROUNDS)) });
+            std::hint::black_box(unsafe { (tiles.peak)(std::hint::black_box(ROUNDS)) });
             start.elapsed()
         };
         let best = (0..50).map(time).min().unwrap_or_default().max(Duration::from_nanos(1));
-        (ROUNDS * PEAK_ROUND) as f64 / best.as_secs_f64()
+        (ROUNDS * PEAK_SUMS * tiles.lanes) as f64 / best.as_secs_f64()
     }
 
     /// Runs plain loops compiled for this instruction set.
@@ -110,6 +116,32 @@ impl Isa {
             Set::Avx2 | Set::Avx512 => unsafe { x86_64::avx2::vectorised(work) },
             _ => work(),
         }
+    }
+}
+
+/// Vectors of one width, of an instruction set that this machine has.
+#[derive(Clone, Copy)]
+pub(crate) struct Vectors(&'static Tiles);
+
+impl Vectors {
+    /// Floats of a vector.
+    pub(crate) fn lanes(self) -> usize {
+        self.0.lanes
+    }
+
+    /// Vectors that fit the registers.
+    fn registers(self) -> usize {
+        self.0.registers
+    }
+
+    /// Whether there are kernels for pairs of sparse rows.
+    pub(crate) fn has_pairs(self) -> bool {
+        self.0.pair.is_some()
+    }
+
+    /// Whether there are kernels for unrolled planes.
+    pub(crate) fn has_lines(self) -> bool {
+        self.0.lines.is_some()
     }
 }
 

@@ -4,8 +4,7 @@
 use std::ops::Range;
 
 use super::bodies::TileArgs;
-use super::simd::LANES;
-use super::{Aligned, Clamp, Isa};
+use super::{Aligned, Clamp, Vectors};
 
 pub(crate) use super::bodies::Place;
 
@@ -21,11 +20,11 @@ pub(crate) struct Row {
     pub(crate) residual: u32,
 }
 
-/// The places that an output plane is computed at, each of eight positions.
+/// The places that an output plane is computed at, each of a vector of positions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Grid {
     pub(crate) places: Vec<Place>,
-    /// Of the eight, those that are written: less than eight on planes that are narrower.
+    /// Of its lanes, those that are written: less than all on planes that are narrower.
     pub(crate) lanes: usize,
     /// Of those, the lanes that are positions, of all places and of the last; zeros are written behind them.
     pub(crate) kept: [usize; 2],
@@ -46,23 +45,24 @@ pub(crate) enum Form {
 
 impl Form {
     /// Places that a tile of `rows` rows has at most: what fits the registers.
-    pub(crate) fn width(self, rows: usize, registers: usize) -> usize {
-        match (self, registers >= 32) {
+    pub(crate) fn width(self, rows: usize, vectors: Vectors) -> usize {
+        let lanes = vectors.lanes();
+        match (self, vectors.registers() >= 32) {
             (Self::Positions, false) => [8, 8, 5, 4, 3, 2, 2, 1, 1][rows],
             (Self::Positions, true) => [8, 8, 8, 8, 6, 5, 4, 3, 3][rows],
             (Self::Pairs, false) => 6,
             (Self::Pairs, true) => 14,
-            (Self::Channels, false) => [8, 8, 6, 4, 2][rows.div_ceil(LANES)],
-            (Self::Channels, true) => [12, 12, 12, 8, 6][rows.div_ceil(LANES)],
+            (Self::Channels, false) => [8, 8, 6, 4, 2][rows.div_ceil(lanes)],
+            (Self::Channels, true) => [12, 12, 12, 8, 6][rows.div_ceil(lanes)],
         }
     }
 
     /// Rows of a block of `rows` rows, padding included.
-    fn padded(self, rows: usize) -> usize {
+    fn padded(self, rows: usize, lanes: usize) -> usize {
         match self {
             Self::Positions => rows,
             Self::Pairs => 2,
-            Self::Channels => rows.next_multiple_of(LANES),
+            Self::Channels => rows.next_multiple_of(lanes),
         }
     }
 }
@@ -80,7 +80,7 @@ struct Block {
 
 /// A packed convolution.
 pub(crate) struct Convolution {
-    isa: Isa,
+    vectors: Vectors,
     form: Form,
     blocks: Vec<Block>,
     offsets: Vec<i32>,
@@ -108,7 +108,7 @@ impl Convolution {
     /// # Panics
     /// Where a tap of a place lies before the input's start: a bug of the planner.
     pub(crate) fn new(
-        isa: Isa,
+        vectors: Vectors,
         form: Form,
         rows: &[Row],
         groups: &[Vec<usize>],
@@ -116,14 +116,14 @@ impl Convolution {
         clamp: Clamp,
     ) -> Self {
         let height = groups.iter().map(Vec::len).max().unwrap_or(1);
-        let width = form.width(height, isa.registers());
+        let width = form.width(height, vectors);
         let step = step(&grid.places);
         let tiles = match form {
             Form::Pairs => even(&grid.places, step).flat_map(|run| split(run, width)).collect(),
             _ => split(0..grid.places.len(), width).collect(),
         };
         let mut packed = Self {
-            isa,
+            vectors,
             form,
             blocks: Vec::new(),
             offsets: Vec::new(),
@@ -149,7 +149,7 @@ impl Convolution {
             };
             let last = group.last().copied().unwrap_or_default();
             let padded =
-                || group.iter().copied().chain(std::iter::repeat(last)).take(form.padded(group.len()));
+                || group.iter().copied().chain(std::iter::repeat(last)).take(form.padded(group.len(), vectors.lanes()));
             packed.bias.extend(padded().map(|row| rows[row].bias));
             packed.output_rows.extend(padded().map(|row| rows[row].output));
             packed.residual_rows.extend(padded().map(|row| rows[row].residual));
@@ -163,7 +163,7 @@ impl Convolution {
 
     /// Packs the union of the rows' taps, each with a weight for every row.
     fn pack_union(&mut self, rows: &[Row], group: &[usize], weights: &mut Vec<f32>) -> [usize; 2] {
-        let (start, stride) = (weights.len(), self.form.padded(group.len()));
+        let (start, stride) = (weights.len(), self.form.padded(group.len(), self.vectors.lanes()));
         let offsets = union(rows, group);
         weights.resize(start + offsets.len() * stride, 0.0);
         for (lane, &row) in group.iter().enumerate() {
@@ -211,7 +211,7 @@ impl Convolution {
             let row = rows.iter().max().map_or(0, |&row| row as usize);
             row + self.grid.places.iter().map(place).max().map_or(0, |place| place as usize) + lanes
         };
-        let read = if self.form == Form::Channels { 1 } else { LANES };
+        let read = if self.form == Form::Channels { 1 } else { self.vectors.lanes() };
         (self.input_len, self.output_len, self.residual_len) = (
             last as usize + read,
             reach(&self.output_rows, |place| place.output, self.grid.lanes),
@@ -228,10 +228,11 @@ impl Convolution {
     /// Form and height of the tallest block.
     pub(crate) fn name(&self) -> String {
         let rows = self.blocks.iter().map(|block| block.rows).max().unwrap_or(0);
+        let lanes = self.vectors.lanes();
         match self.form {
-            Form::Positions => format!("{rows} × positions"),
-            Form::Pairs => "pairs × positions".into(),
-            Form::Channels => format!("{rows} channels in lanes"),
+            Form::Positions => format!("{rows} × {lanes} positions"),
+            Form::Pairs => format!("pairs × {lanes} positions"),
+            Form::Channels => format!("{rows} channels in {lanes} lanes"),
         }
     }
 
@@ -239,7 +240,7 @@ impl Convolution {
     /// of each row, and all that the kernel does.
     pub(crate) fn macs(&self, positions: usize) -> [u64; 2] {
         let nonzero = self.weights.iter().filter(|weight| **weight != 0.0).count() * positions;
-        let read = if self.form == Form::Channels { 1 } else { LANES };
+        let read = if self.form == Form::Channels { 1 } else { self.vectors.lanes() };
         [nonzero as u64, (self.weights.len() * self.grid.places.len() * read) as u64]
     }
 
@@ -283,12 +284,15 @@ impl Convolution {
         places: &Range<usize>,
         (input, residual, output): (*const f32, *const f32, *mut f32),
     ) {
-        let (kernels, width) = (self.isa.kernels(), places.len());
+        let (Vectors(tiles), width) = (self.vectors, places.len());
         let [all, last] = self.grid.kept;
         let (run, written) = match self.form {
-            Form::Positions => ((kernels.tile)(block.rows, width), self.grid.lanes),
-            Form::Pairs => ((kernels.pair)(width, self.step), self.grid.lanes),
-            Form::Channels => ((kernels.lanes)(width, block.rows.div_ceil(LANES)), block.rows),
+            Form::Positions => ((tiles.tile)(block.rows, width), self.grid.lanes),
+            Form::Pairs => {
+                let pair = tiles.pair.expect("pairs are packed where there are kernels for them");
+                (pair(width, self.step), self.grid.lanes)
+            }
+            Form::Channels => ((tiles.channels)(width, block.rows.div_ceil(tiles.lanes)), block.rows),
         };
         let args = TileArgs {
             input,

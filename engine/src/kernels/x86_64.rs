@@ -9,6 +9,7 @@ struct Avx2;
 // SAFETY of all below: the trait's contract, the machine has AVX2 and FMA and pointers are valid for eight floats.
 impl Simd for Avx2 {
     type Vector = __m256;
+    const LANES: usize = 8;
     const FUSED: bool = true;
 
     #[inline(always)]
@@ -62,7 +63,7 @@ impl Simd for Avx2 {
 
 /// Kernels for sixteen registers.
 pub(super) mod avx2 {
-    super::super::compiled::compiled!("avx2", 16, super::Avx2, #[target_feature(enable = "avx2,fma")]);
+    super::super::compiled::compiled!("avx2", 16, super::Avx2, [], None, #[target_feature(enable = "avx2,fma")]);
 
     /// Runs `work` compiled for AVX2 and FMA, as far as it is inlined.
     ///
@@ -74,7 +75,16 @@ pub(super) mod avx2 {
     }
 }
 
-/// The same vectors where AVX-512 gives 32 registers.
+/// The same vectors where AVX-512 gives 32 registers, and its own beside them.
 pub(super) mod avx512 {
-    super::super::compiled::compiled!("avx512", 32, super::Avx2, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);
+    use super::super::avx512 as wide;
+
+    super::super::compiled::compiled!(
+        "avx512",
+        32,
+        super::Avx2,
+        [&wide::TILES],
+        Some(wide::LOOK_UP),
+        #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
+    );
 }

@@ -10,10 +10,13 @@ use super::network::{Activation, Network, Node, Op, ValueId};
 use super::steps::{Kind, Port, Step};
 use super::trial::{KernelChoices, Trial};
 use super::{Plan, steps};
-use crate::kernels::{Clamp, Isa, Matrix, Storage};
+use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
 
 /// Floats of a value with its gaps, at most: padding is a number in a file. Offsets fit 32 bits.
 const LAYOUT_FLOATS: usize = 1 << 27;
+
+/// All ways to pack a matrix.
+pub(super) const PRODUCTS: [Storage; 4] = [Storage::Tables, Storage::Rows, Storage::Blocks, Storage::Dense];
 
 /// Builds the plan of a network, with the kernels of an earlier trial where there was one.
 ///
@@ -27,7 +30,7 @@ pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>
     let roots = roots(network, &layouts);
     let lives = lives(network, &layouts, &roots);
     let held: Vec<ValueId> = (0..roots.len()).filter(|&value| roots[value] == value).collect();
-    let (assigned, slots) = memory::assign(&held.iter().map(|&value| lives[value]).collect::<Vec<_>>());
+    let (assigned, mut slots) = memory::assign(&held.iter().map(|&value| lives[value]).collect::<Vec<_>>());
     let slot_of: BTreeMap<ValueId, usize> = held.into_iter().zip(assigned).collect();
     let port = |value: ValueId| Port { slot: slot_of[&roots[value]], layout: layouts[value] };
 
@@ -43,6 +46,7 @@ pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>
         weight_bytes += kind.weight_bytes();
         steps.push(Step { kind, to: port(node.output), activation });
     }
+    slots.push(steps.iter().map(|step: &Step| step.kind.scratch()).max().unwrap_or(0));
     let output = port(*network.outputs.first().ok_or("it has no output")?);
     let input_len = network.values[network.nodes[0].output].len();
     let (output, choices) = ((output.slot, output.layout), trial.choices());
@@ -139,8 +143,13 @@ fn convolved(node: &Node, port: &dyn Fn(ValueId) -> Port, trial: &mut Trial<'_>)
     let added = residual.map(|port| port.slot);
     let kernels = plan.candidates(trial.isa, clamp, trial.earlier());
     let kernel = trial.fastest(kernels, |kernel, arena| {
+        let Some((scratch, arena)) = arena.split_last_mut() else { return };
+        if scratch.len() < kernel.scratch() {
+            *scratch = Aligned::zeros(kernel.scratch());
+        }
         let mut out = std::mem::take(&mut arena[to.slot]);
-        kernel.run(&arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
+        let residual = added.map(|slot| &arena[slot][..]);
+        kernel.run(&arena[input.slot], residual, scratch, &mut out);
         arena[to.slot] = out;
     });
     (Kind::Conv { kernel, input: input.slot, residual: added }, left)
@@ -153,11 +162,11 @@ fn multiplied(node: &Node, port: &dyn Fn(ValueId) -> Port, trial: &mut Trial<'_>
     let (clamp, left) = clamp(node.activation);
     let (isa, earlier) = (trial.isa, trial.earlier());
     let sparse = weights.iter().filter(|weight| **weight == 0.0).count() * 4 > weights.len();
-    let ways = if sparse { &[Storage::Rows, Storage::Blocks, Storage::Dense][..] } else { &[Storage::Dense] };
-    let known = ways.iter().position(|way| Some(way.name()) == earlier);
-    let ways = known.map_or(ways, |at| &ways[at..=at]);
-    let pack = |&way: &Storage| Some((way.name(), Matrix::new(way, weights, bias, inputs, clamp)?));
-    let kernel = trial.fastest(ways.iter().filter_map(pack), |kernel, arena| {
+    let ways = if sparse { &PRODUCTS[..] } else { &[Storage::Dense] };
+    let pack = |&way: &Storage| Some((way.name(), Matrix::new(isa, way, weights, bias, inputs, clamp)?));
+    let mut known = ways.iter().filter(|way| Some(way.name()) == earlier).filter_map(pack).peekable();
+    let all = if known.peek().is_none() { ways } else { &[] };
+    let kernel = trial.fastest(known.chain(all.iter().filter_map(pack)), |kernel, arena| {
         let mut out = std::mem::take(&mut arena[to.slot]);
         kernel.run(isa, &arena[input.slot], &mut out);
         arena[to.slot] = out;

@@ -1,14 +1,76 @@
 //! A convolution's kernel: its taps as offsets into the input's planes, the places it is computed at, and the ways to
 //! pack it that are worth a trial.
 
-use std::ops::Range;
-
 use secateur_model::eval::Window;
 
+use super::blocks::blocks;
 use super::layout::{Gap, Layout, Shape};
-use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row, union};
+use super::lines::Unrolling;
+use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Lines, Place, Row, Vectors, union};
 
-/// Lanes of a place.
+/// A packed convolution.
+pub(super) enum Kernel {
+    Tiles(Convolution),
+    Lines(Lines),
+}
+
+impl Kernel {
+    /// Computes it; `scratch` is as long as [`Self::scratch`] says.
+    pub(super) fn run(&self, input: &[f32], residual: Option<&[f32]>, scratch: &mut [f32], output: &mut [f32]) {
+        match self {
+            Self::Tiles(kernel) => kernel.run(input, residual, output),
+            Self::Lines(kernel) => kernel.run(input, residual, scratch, output),
+        }
+    }
+
+    /// Floats of memory that a run needs besides its values.
+    pub(super) fn scratch(&self) -> usize {
+        match self {
+            Self::Tiles(_) => 0,
+            Self::Lines(kernel) => kernel.scratch(),
+        }
+    }
+
+    /// Whether it writes the columns between rows, which must then be cleared.
+    pub(super) fn spills(&self) -> bool {
+        matches!(self, Self::Tiles(kernel) if kernel.spills())
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Tiles(kernel) => kernel.name(),
+            Self::Lines(kernel) => kernel.name(),
+        }
+    }
+
+    /// Multiply-accumulates by weights that are not zero, at `positions` of each row, and all.
+    pub(super) fn macs(&self, positions: usize) -> [u64; 2] {
+        match self {
+            Self::Tiles(kernel) => kernel.macs(positions),
+            Self::Lines(kernel) => kernel.macs(positions),
+        }
+    }
+
+    /// Bytes that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Tiles(kernel) => kernel.bytes(),
+            Self::Lines(kernel) => kernel.bytes(),
+        }
+    }
+}
+
+/// One weight that is not zero, and where it finds its input: a plane, and how far from the output's place.
+#[derive(Clone, Copy)]
+pub(super) struct Tap {
+    pub(super) plane: usize,
+    pub(super) y: isize,
+    pub(super) x: isize,
+    pub(super) weight: f32,
+}
+
+/// Lanes of the vectors that every instruction set has.
 const LANES: usize = 8;
 
 /// A convolution and the layouts that it runs between.
@@ -53,39 +115,45 @@ pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize) -> boo
 }
 
 impl Plan<'_> {
-    /// Each output channel with the weights that are not zero.
-    fn rows(&self) -> Vec<Row> {
+    /// The weights that are not zero, of each output channel.
+    fn taps(&self) -> Vec<Vec<Tap>> {
         let [kh, kw] = self.window.kernel;
         let outputs = self.bias.len();
         let phases = self.window.stride[0] * self.window.stride[1];
         let channels = self.input.shape.c / phases;
         let (inputs, share) = (channels / self.group, outputs / self.group);
         let row = inputs * kh * kw;
-        let offset = |channel: usize, ky: usize, kx: usize| {
+        let at = |channel: usize, ky: usize, kx: usize, weight: f32| {
             let ((py, y), (px, x)) = (tap(&self.window, 0, ky), tap(&self.window, 1, kx));
-            let plane = (py * self.window.stride[1] + px) * channels + channel;
-            (plane * self.input.plane) as i32 + y as i32 * self.input.stride as i32 + x as i32
+            Tap { plane: (py * self.window.stride[1] + px) * channels + channel, y, x, weight }
         };
-        let make = |output: usize| {
+        let taps = |output: usize| {
             let weights = &self.weights[output * row..][..row];
             let first = output / share * inputs;
             let nonzero = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
-            let mut taps: Vec<(i32, f32)> = nonzero
-                .map(|(at, &weight)| (offset(first + at / (kh * kw), at / kw % kh, at % kw), weight))
-                .collect();
-            taps.sort_unstable_by_key(|tap| tap.0);
-            Row {
-                taps,
-                bias: self.bias[output],
-                output: (output * self.output.plane) as u32,
-                residual: self.residual.map_or(0, |layout| (output * layout.plane) as u32),
-            }
+            nonzero.map(|(i, &weight)| at(first + i / (kh * kw), i / kw % kh, i % kw, weight)).collect()
         };
-        (0..outputs).map(make).collect()
+        (0..outputs).map(taps).collect()
+    }
+
+    /// Each output channel with its taps as offsets.
+    fn rows(&self, taps: &[Vec<Tap>]) -> Vec<Row> {
+        let offset = |tap: &Tap| {
+            let (y, x) = (tap.y as i32 * self.input.stride as i32, tap.x as i32);
+            ((tap.plane * self.input.plane) as i32 + y + x, tap.weight)
+        };
+        let row = |(output, taps): (usize, &Vec<Tap>)| {
+            let mut taps: Vec<(i32, f32)> = taps.iter().map(offset).collect();
+            taps.sort_unstable_by_key(|tap| tap.0);
+            let plane = |layout: Layout| (output * layout.plane) as u32;
+            let residual = self.residual.map_or(0, plane);
+            Row { taps, bias: self.bias[output], output: plane(self.output), residual }
+        };
+        taps.iter().enumerate().map(row).collect()
     }
 
     /// What is added to the output lies as it does, where nothing is added.
-    fn added(&self) -> Layout {
+    pub(super) fn added(&self) -> Layout {
         self.residual.unwrap_or(self.output)
     }
 
@@ -97,26 +165,26 @@ impl Plan<'_> {
 
     /// The places that cover an output plane: along whole planes where all strides are alike and that takes fewer
     /// vectors (what is written into gaps is cleared afterwards), else row by row.
-    fn grid(&self) -> Grid {
+    fn grid(&self, wide: usize) -> Grid {
         let Shape { h, w, .. } = self.output.shape;
         let stride = self.output.stride;
         let alike = self.input.stride == stride && self.added().stride == stride;
         let span = (h - 1) * stride + w;
-        let (along, by_row) = (span.div_ceil(LANES), h * w.div_ceil(LANES));
+        let (along, by_row) = (span.div_ceil(wide), h * w.div_ceil(wide));
         // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills.
-        if alike && (h == 1 || along < by_row || along == by_row && w < LANES) {
-            let (room, lanes) = (self.output.plane >= span.next_multiple_of(LANES), span.min(LANES));
-            let places = cover(span, room).map(|at| self.place(0, at)).collect();
+        if alike && (h == 1 || along < by_row || along == by_row && w < wide) {
+            let (room, lanes) = (self.output.plane >= span.next_multiple_of(wide), span.min(wide));
+            let places = cover(span, wide, room).map(|at| self.place(0, at)).collect();
             // The last vector reaches beyond the plane where there is room for zeros.
-            let (lanes, last) = if room { (LANES, span - (along - 1) * LANES) } else { (lanes, lanes) };
+            let (lanes, last) = if room { (wide, span - (along - 1) * wide) } else { (lanes, lanes) };
             return Grid { places, lanes, kept: [lanes, last], spills: stride > w && h > 1 };
         }
         // Rows are longer than a vector, or there may be room behind them.
-        let (room, kept) = (w < LANES && stride >= LANES, w.min(LANES));
-        let places = (0..h).flat_map(|y| cover(w, room).map(move |x| self.place(y, x)));
+        let (room, kept) = (w < wide && stride >= wide, w.min(wide));
+        let places = (0..h).flat_map(|y| cover(w, wide, room).map(move |x| self.place(y, x)));
         Grid {
             places: places.collect(),
-            lanes: if room { LANES } else { kept },
+            lanes: if room { wide } else { kept },
             kept: [kept; 2],
             spills: false,
         }
@@ -136,161 +204,147 @@ impl Plan<'_> {
         isa: Isa,
         clamp: Clamp,
         earlier: Option<&str>,
-    ) -> impl Iterator<Item = (&'static str, Convolution)> {
-        let (rows, grid, pixels) = (self.rows(), self.grid(), self.pixels());
+    ) -> impl Iterator<Item = (&'static str, Kernel)> {
+        let taps = self.taps();
+        let rows = self.rows(&taps);
+        let widths: Vec<Vectors> = isa.widths().collect();
+        let mut ways: Vec<Estimated> = Vec::new();
+        let possible = || WAYS.iter().filter(|way| way.wide < widths.len());
+        let known = possible().find(|way| Some(way.name) == earlier);
+        for way in possible().filter(|way| known.is_none_or(|known| known.name == way.name)) {
+            ways.extend(self.estimated(way, widths[way.wide], &taps, &rows, known.is_some()));
+        }
+        let ways = if ways.is_empty() {
+            // A way of an earlier trial that is none here.
+            let all = possible();
+            all.filter_map(|way| self.estimated(way, widths[way.wide], &taps, &rows, false)).collect()
+        } else {
+            ways
+        };
+        let best = ways.iter().map(|way| way.cycles).fold(f64::INFINITY, f64::min);
+        let hopeful = ways.into_iter().filter(move |way| way.cycles <= HOPE * best);
+        hopeful.map(move |way| (way.name, self.pack(way, &taps, &rows, clamp)))
+    }
+
+    /// A way to pack it, if it is one and not hopeless; `known` is always tried.
+    fn estimated(
+        &self,
+        way: &Way,
+        vectors: Vectors,
+        taps: &[Vec<Tap>],
+        rows: &[Row],
+        known: bool,
+    ) -> Option<Estimated> {
+        let made = |packing: Packing, cycles: f64| Some(Estimated { name: way.name, vectors, packing, cycles });
+        let form = match way.form {
+            Some(Form::Pairs) if !vectors.has_pairs() => return None,
+            Some(form) => form,
+            None => {
+                let unrolling = Unrolling::new(self, taps, vectors)?;
+                let cycles = unrolling.cycles(taps);
+                return made(Packing::Lines(unrolling), cycles);
+            }
+        };
         let share = rows.len() / self.group;
         let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
-        let known = WAYS.iter().position(|way| Some(way.0) == earlier);
-        let mut ways: Vec<(f64, &Way, Vec<Vec<usize>>)> = Vec::new();
-        for way in known.map_or(&WAYS[..], |at| &WAYS[at..=at]) {
-            let &(_, form, height) = way;
-            let block = |group: usize| blocks(&rows, group * share..(group + 1) * share, height, alike);
-            let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
-            let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
-            if height > 1 && tallest * 2 <= height && known.is_none() {
-                continue;
-            }
-            let places = if form == Form::Channels { &pixels } else { &grid }.places.len();
-            ways.push((estimate(isa, form, &rows, &groups, places), way, groups));
+        let block = |group: usize| blocks(rows, group * share..(group + 1) * share, way.height, alike);
+        let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
+        let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
+        if way.height > 1 && tallest * 2 <= way.height && !known {
+            return None;
         }
-        let best = ways.iter().map(|way| way.0).fold(f64::INFINITY, f64::min);
-        let hopeful = ways.into_iter().filter(move |way| way.0 <= HOPE * best);
-        hopeful.map(move |(_, &(name, form, _), groups)| {
-            let grid = if form == Form::Channels { &pixels } else { &grid };
-            (name, Convolution::new(isa, form, &rows, &groups, grid.clone(), clamp))
-        })
+        let grid = if form == Form::Channels { self.pixels() } else { self.grid(vectors.lanes()) };
+        let cycles = estimate(vectors, form, rows, &groups, grid.places.len());
+        made(Packing::Tiles(form, groups, grid), cycles)
+    }
+
+    fn pack(&self, way: Estimated, taps: &[Vec<Tap>], rows: &[Row], clamp: Clamp) -> Kernel {
+        match way.packing {
+            Packing::Tiles(form, groups, grid) => {
+                Kernel::Tiles(Convolution::new(way.vectors, form, rows, &groups, grid, clamp))
+            }
+            Packing::Lines(unrolling) => Kernel::Lines(unrolling.pack(self, taps, way.vectors, clamp)),
+        }
     }
 }
 
-/// A name, a form and the height of blocks.
-type Way = (&'static str, Form, usize);
+/// A way to pack a convolution: a form, or unrolled where there is none, the height of blocks, and which width of vectors.
+pub(super) struct Way {
+    pub(super) name: &'static str,
+    form: Option<Form>,
+    height: usize,
+    wide: usize,
+}
+
+/// How a way turned out for one convolution, and its estimate.
+struct Estimated {
+    name: &'static str,
+    vectors: Vectors,
+    packing: Packing,
+    cycles: f64,
+}
+
+enum Packing {
+    Tiles(Form, Vec<Vec<usize>>, Grid),
+    Lines(Unrolling),
+}
+
+const fn way(name: &'static str, form: Form, height: usize, wide: usize) -> Way {
+    Way { name, form: Some(form), height, wide }
+}
 
 /// All ways to pack a convolution.
-const WAYS: [Way; 10] = [
-    ("positions × 1", Form::Positions, 1),
-    ("positions × 2", Form::Positions, 2),
-    ("positions × 4", Form::Positions, 4),
-    ("positions × 6", Form::Positions, 6),
-    ("positions × 8", Form::Positions, 8),
-    ("pairs", Form::Pairs, 2),
-    ("channels × 8", Form::Channels, 8),
-    ("channels × 16", Form::Channels, 16),
-    ("channels × 24", Form::Channels, 24),
-    ("channels × 32", Form::Channels, 32),
+pub(super) const WAYS: [Way; 18] = [
+    way("positions × 1", Form::Positions, 1, 0),
+    way("positions × 2", Form::Positions, 2, 0),
+    way("positions × 4", Form::Positions, 4, 0),
+    way("positions × 6", Form::Positions, 6, 0),
+    way("positions × 8", Form::Positions, 8, 0),
+    way("pairs", Form::Pairs, 2, 0),
+    way("channels × 8", Form::Channels, 8, 0),
+    way("channels × 16", Form::Channels, 16, 0),
+    way("channels × 24", Form::Channels, 24, 0),
+    way("channels × 32", Form::Channels, 32, 0),
+    way("wide positions × 1", Form::Positions, 1, 1),
+    way("wide positions × 2", Form::Positions, 2, 1),
+    way("wide positions × 4", Form::Positions, 4, 1),
+    way("wide positions × 6", Form::Positions, 6, 1),
+    way("wide positions × 8", Form::Positions, 8, 1),
+    way("wide channels × 16", Form::Channels, 16, 1),
+    way("wide channels × 32", Form::Channels, 32, 1),
+    Way { name: "lines", form: None, height: 1, wide: 1 },
 ];
 
 /// A way whose estimate is over this many times the best is not tried.
 const HOPE: f64 = 1.6;
 
-/// Where vectors start that cover `length` positions: the last reaches beyond them where there is room for that, else it
-/// overlaps the one before.
-fn cover(length: usize, room: bool) -> impl Iterator<Item = usize> {
-    let last = if room { length } else { length.saturating_sub(LANES) };
-    (0..length.div_ceil(LANES)).map(move |index| (index * LANES).min(last))
+/// Where vectors of `lanes` start that cover `length` positions: the last reaches beyond them where there is room for that,
+/// else it overlaps the one before.
+fn cover(length: usize, lanes: usize, room: bool) -> impl Iterator<Item = usize> {
+    let last = if room { length } else { length.saturating_sub(lanes) };
+    (0..length.div_ceil(lanes)).map(move |index| (index * lanes).min(last))
 }
-
-/// Rows in blocks of at most `height`, as even as can be. Each takes the longest row that is left and those that add the
-/// fewest taps to it, then rows change places as long as that spares taps; where all rows are alike, in order.
-fn blocks(rows: &[Row], range: Range<usize>, height: usize, alike: bool) -> Vec<Vec<usize>> {
-    let count = range.len().div_ceil(height);
-    let part = |i: usize| range.start + range.len() * i / count;
-    let mut made: Vec<Vec<usize>> = (0..count).map(|i| (part(i)..part(i + 1)).collect()).collect();
-    if height == 1 || alike || range.len() > SORTED_ROWS {
-        return made;
-    }
-    let taps = TapSets::new(rows);
-    let mut left: Vec<usize> = range.collect();
-    left.sort_by_key(|&row| std::cmp::Reverse(rows[row].taps.len()));
-    for block in &mut made {
-        let size = block.len();
-        *block = vec![left.remove(0)];
-        while block.len() < size {
-            let taps_with = |row: &usize| taps.count(block.iter().chain([row]));
-            let Some((at, _)) = left.iter().enumerate().min_by_key(|(_, row)| taps_with(row)) else { break };
-            block.push(left.remove(at));
-        }
-    }
-    for _ in 0..SWAP_ROUNDS {
-        if !swapped(&mut made, &taps) {
-            break;
-        }
-    }
-    made
-}
-
-/// Lets rows of two blocks change places wherever that spares taps; whether any did.
-fn swapped(made: &mut [Vec<usize>], taps: &TapSets) -> bool {
-    let mut any = false;
-    for second in 1..made.len() {
-        let (before, rest) = made.split_at_mut(second);
-        let other = &mut rest[0];
-        for block in before {
-            for at in 0..block.len() * other.len() {
-                let (i, j) = (at / other.len(), at % other.len());
-                let cost = |a: &[usize], b: &[usize]| taps.count(a) + taps.count(b);
-                let old = cost(block, other);
-                std::mem::swap(&mut block[i], &mut other[j]);
-                if cost(block, other) < old {
-                    any = true;
-                } else {
-                    std::mem::swap(&mut block[i], &mut other[j]);
-                }
-            }
-        }
-    }
-    any
-}
-
-/// Which taps each row has, as bits.
-struct TapSets(Vec<Vec<u64>>);
-
-impl TapSets {
-    fn new(rows: &[Row]) -> Self {
-        let all: Vec<usize> = (0..rows.len()).collect();
-        let offsets = union(rows, &all);
-        let set = |row: &Row| {
-            let mut bits = vec![0u64; offsets.len().div_ceil(64)];
-            for at in row.taps.iter().filter_map(|tap| offsets.binary_search(&tap.0).ok()) {
-                bits[at / 64] |= 1 << (at % 64);
-            }
-            bits
-        };
-        Self(rows.iter().map(set).collect())
-    }
-
-    /// Taps that any of `rows` has.
-    fn count<'r>(&self, rows: impl IntoIterator<Item = &'r usize> + Clone) -> u32 {
-        let words = self.0.first().map_or(0, Vec::len);
-        let word = |at: usize| rows.clone().into_iter().fold(0, |bits, &row| bits | self.0[row][at]);
-        (0..words).map(|at| word(at).count_ones()).sum()
-    }
-}
-
-/// Rows that are sorted into blocks by their taps, at most: the work grows with the square.
-const SORTED_ROWS: usize = 256;
-/// Times that all rows may change places.
-const SWAP_ROUNDS: usize = 4;
 
 fn same(a: &Row, b: &Row) -> bool {
     a.taps.len() == b.taps.len() && a.taps.iter().zip(&b.taps).all(|(a, b)| a.0 == b.0)
 }
 
 /// Cycles, roughly: two loads or two products at once, and four cycles from a product to the next of the same sum.
-fn estimate(isa: Isa, form: Form, rows: &[Row], groups: &[Vec<usize>], places: usize) -> f64 {
+fn estimate(vectors: Vectors, form: Form, rows: &[Row], groups: &[Vec<usize>], places: usize) -> f64 {
     let height = groups.iter().map(Vec::len).max().unwrap_or(1);
-    let tiles = places.div_ceil(form.width(height, isa.registers()));
+    let tiles = places.div_ceil(form.width(height, vectors));
     let width = places as f64 / tiles as f64;
     let cost = |group: &Vec<usize>| {
         let own: usize = group.iter().map(|&row| rows[row].taps.len()).sum();
         let taps = union(rows, group).len() as f64;
-        let (vectors, epilogue) = match form {
+        let (wide, epilogue) = match form {
             Form::Positions | Form::Pairs => (group.len() as f64, 20.0),
-            Form::Channels => (group.len().div_ceil(LANES) as f64, 20.0 + width * group.len() as f64),
+            Form::Channels => (group.len().div_ceil(vectors.lanes()) as f64, 20.0 + width * group.len() as f64),
         };
         let (loads, products) = match form {
             // Each input once, each weight that is not zero once.
             Form::Pairs => (taps * width + own as f64, own as f64 * width / 2.0),
-            _ => (taps * (width + vectors + 1.0), taps * (vectors * width / 2.0).max(4.0)),
+            _ => (taps * (width + wide + 1.0), taps * (wide * width / 2.0).max(4.0)),
         };
         tiles as f64 * (epilogue + products.max(loads / 1.6))
     };

@@ -50,7 +50,7 @@ pub(crate) struct Layout {
 const LINE: usize = 16;
 
 /// Floats behind the last plane that a vector may read, or write zeros to.
-pub(crate) const SLACK: usize = 8;
+pub(crate) const SLACK: usize = 16;
 
 impl Layout {
     pub(crate) fn new(shape: Shape, gap: Gap) -> Self {

@@ -2,10 +2,12 @@
 //!
 //! `lower` → `fuse` → `build` (layouts, slots of memory, kernels by trial) → `steps` run in order.
 
+mod blocks;
 mod build;
 mod convolution;
 mod fuse;
 mod layout;
+mod lines;
 mod lower;
 mod memory;
 mod network;
@@ -29,7 +31,7 @@ pub use trial::KernelChoices;
 pub(crate) struct Plan {
     isa: Isa,
     steps: Vec<Step>,
-    /// Floats of each slot of memory.
+    /// Floats of each slot of memory; the last is the kernels' own.
     slots: Vec<usize>,
     /// Where the first output lies: its slot, and how.
     output: (usize, Layout),

@@ -6,15 +6,16 @@ use proptest::prelude::*;
 use secateur_common::probe_input;
 use secateur_model::{Attribute, Dim, Graph, Node, OpSet, Tensor, ValueInfo, eval, onnx, shape};
 
-use super::{KernelChoices, Plan};
+use super::{KernelChoices, Plan, build, convolution};
 use crate::kernels::Isa;
 
 /// What the two may differ by, in parts of the largest output: rounding in another order.
 const TOLERANCE: f32 = 1e-5;
 
 /// The largest difference between plan and interpreter on one input, in parts of the largest output.
-fn difference(graph: &Graph, isa: Isa) -> f32 {
-    let plan = Plan::compile_for(graph, isa, None).unwrap();
+fn difference(graph: &Graph, isa: Isa, way: Option<&str>) -> f32 {
+    let earlier = way.map(|way| KernelChoices { set: isa.name().into(), ways: vec![way.into(); 9] });
+    let plan = Plan::compile_for(graph, isa, earlier.as_ref()).unwrap();
     let shape = shape::input_shape(&graph.inputs[0], 1, &BTreeMap::new()).unwrap();
     let input: Vec<f32> = probe_input(1, shape.iter().product()).iter().map(|x| x - 0.5).collect();
     let mut arena = plan.arena();
@@ -31,11 +32,19 @@ fn difference(graph: &Graph, isa: Isa) -> f32 {
     found.iter().zip(expected).fold(0f32, |worst, (a, b)| worst.max((a - b).abs() / scale))
 }
 
-fn agrees(graph: &Graph) {
+/// Both with the kernels that a trial finds and, where one is named, packed in that way.
+fn agrees(graph: &Graph, way: Option<&str>) {
     for isa in Isa::available() {
-        let found = difference(graph, isa);
-        assert!(found < TOLERANCE, "{found:e} on {isa:?}");
+        for way in [None, way] {
+            let found = difference(graph, isa, way);
+            assert!(found < TOLERANCE, "{found:e} on {isa:?} by {way:?}");
+        }
     }
+}
+
+/// Any way to pack a convolution.
+fn any_way() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(convolution::WAYS.iter().map(|way| way.name).collect::<Vec<_>>())
 }
 
 /// A graph that is written node by node; weights are drawn from a seed, a share of them zero.
@@ -112,7 +121,7 @@ fn ints(values: &[usize]) -> Attribute {
 
 #[test]
 fn the_example_runs_as_the_interpreter_has_it() {
-    agrees(&onnx::read(include_bytes!("../../../examples/lenet5.onnx")).unwrap());
+    agrees(&onnx::read(include_bytes!("../../../examples/lenet5.onnx")).unwrap(), None);
 }
 
 #[test]
@@ -217,14 +226,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn convolutions_agree(case in case()) {
+    fn convolutions_agree(case in case(), way in any_way()) {
         if let Some(graph) = graph_of(&case) {
-            agrees(&graph);
+            agrees(&graph, Some(way));
         }
     }
 
     #[test]
-    fn products_agree(inputs in 1..90usize, outputs in 1..90usize, density in prop_oneof![Just(1f32), Just(0.3), Just(0.05)]) {
+    fn products_agree(inputs in 1..90usize, outputs in 1..150usize, density in prop_oneof![Just(1f32), Just(0.3), Just(0.05)]) {
         let mut build = Builder::new(&[1, inputs], density);
         let (w, b) = (build.constant(&[outputs, inputs]), build.constant(&[outputs]));
         let h = build.node("Gemm", &["x", &w, &b], &[("transB", Attribute::Int(1))]);
@@ -232,7 +241,10 @@ proptest! {
         let (w, b) = (build.constant(&[outputs, 7]), build.constant(&[7]));
         let h = build.node("MatMul", &[&h, &w], &[]);
         build.node("Add", &[&b, &h], &[]);
-        agrees(&build.finish());
+        let graph = build.finish();
+        for way in build::PRODUCTS {
+            agrees(&graph, Some(way.name()));
+        }
     }
 }
 
@@ -246,7 +258,7 @@ fn between(name: &str, add: impl Fn(&mut Builder, &str) -> String) {
         build.conv(&h, [4, 10, 3, 3], 1, 2, 1);
         let graph = build.finish();
         for isa in Isa::available() {
-            let found = difference(&graph, isa);
+            let found = difference(&graph, isa, None);
             assert!(found < TOLERANCE, "{name} {size:?}: {found:e} on {isa:?}");
         }
     }
@@ -336,12 +348,12 @@ fn heads_agree() {
     let w = build.constant(&[6 * 9 * 7, 5]);
     let h = build.node("MatMul", &[&h, &w], &[]);
     build.node("Softmax", &[&h], &[]);
-    agrees(&build.finish());
+    agrees(&build.finish(), None);
 
     let mut build = Builder::new(&[1, 3, 9, 7], 1.0);
     let h = build.conv("x", [6, 3, 3, 3], 1, 1, 1);
     build.node("ReduceMean", &[&h], &[("axes", Attribute::Ints(vec![-2, -1]))]);
-    agrees(&build.finish());
+    agrees(&build.finish(), None);
 }
 
 #[test]
@@ -351,7 +363,7 @@ fn one_dimensional_convolutions_agree() {
     let attributes = [("strides", ints(&[2])), ("pads", ints(&[2, 1]))];
     let h = build.node("Conv", &["x", &w, &b], &attributes);
     build.node("Relu", &[&h], &[]);
-    agrees(&build.finish());
+    agrees(&build.finish(), None);
 }
 
 #[test]
