@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::bodies;
-use super::compiled::{self, Lines};
+use super::compiled;
 use super::simd::{Masked, Simd};
 
 struct Avx512;
@@ -81,33 +81,17 @@ impl Masked for Avx512 {
     }
 }
 
-compiled::tiles!(
-    32,
-    Avx512,
-    None,
-    Some(Lines { unroll, row: |vectors| compiled::lines_table!(lines, vectors) }),
-    #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
-);
-
-// SAFETY of all below: the caller's.
-#[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
-unsafe fn unroll(u: &bodies::UnrollArgs) {
-    unsafe { bodies::unroll::<Avx512>(u) }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
-unsafe fn lines<const V: usize, const U: usize>(t: &bodies::LineArgs) {
-    unsafe { bodies::lines::<Avx512, V, U>(t) }
-}
+compiled::tiles!(32, Avx512, #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]);
 
 /// Sparse rows by tables in registers.
-pub(super) const LOOK_UP: fn(usize) -> unsafe fn(&bodies::LookUpArgs) = |sixteens| match sixteens {
+pub(super) const LOOK_UP: compiled::LookUp = |sixteens| match sixteens {
     1 => look_up::<1>,
     2 => look_up::<2>,
     3 => look_up::<3>,
     _ => look_up::<4>,
 };
 
+// SAFETY: the caller's.
 #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
 unsafe fn look_up<const G: usize>(l: &bodies::LookUpArgs) {
     unsafe { bodies::look_up::<Avx512, G>(l) }

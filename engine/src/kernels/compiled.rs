@@ -1,6 +1,6 @@
 //! The kernels compiled for one instruction set, behind tables of functions.
 
-use super::bodies::{BlockArgs, HalveArgs, LineArgs, LookUpArgs, RowArgs, TileArgs, UnrollArgs};
+use super::bodies::{BlockArgs, HalveArgs, LookUpArgs, RowArgs, TileArgs};
 
 /// What one instruction set can run.
 ///
@@ -15,10 +15,13 @@ pub(super) struct Kernels {
     pub(super) block: fn(usize) -> unsafe fn(&BlockArgs),
     pub(super) row: unsafe fn(&RowArgs) -> f32,
     /// So many times sixteen sparse rows.
-    pub(super) look_up: Option<fn(usize) -> unsafe fn(&LookUpArgs)>,
+    pub(super) look_up: Option<LookUp>,
     pub(super) halve: unsafe fn(&HalveArgs),
     pub(super) pool: unsafe fn(&HalveArgs),
 }
+
+/// A kernel for so many times sixteen rows.
+pub(super) type LookUp = fn(usize) -> unsafe fn(&LookUpArgs);
 
 /// What convolutions run, over vectors of one width.
 ///
@@ -34,29 +37,20 @@ pub(super) struct Tiles {
     /// A tile of so many positions by so many vectors of channels.
     pub(super) channels: fn(usize, usize) -> unsafe fn(&TileArgs),
     /// Two rows of taps of their own at so many vectors of positions, which are so many floats apart, two by two.
-    pub(super) pair: Option<fn(usize, usize) -> unsafe fn(&TileArgs)>,
-    /// Planes unrolled to lines, and a row at so many of them.
-    pub(super) lines: Option<Lines>,
+    pub(super) pair: fn(usize, usize) -> unsafe fn(&TileArgs),
     /// So many rounds of products and nothing else.
     pub(super) peak: unsafe fn(usize) -> f32,
 }
 
-/// See [`Tiles`].
-pub(super) struct Lines {
-    pub(super) unroll: unsafe fn(&UnrollArgs),
-    pub(super) row: fn(usize) -> unsafe fn(&LineArgs),
-}
-
 /// `TILES`, compiled for vectors of one width.
 macro_rules! tiles {
-    ($registers:tt, $simd:ty, $pair:expr, $lines:expr $(, #[$feature:meta])?) => {
+    ($registers:tt, $simd:ty $(, #[$feature:meta])?) => {
         pub(in $crate::kernels) static TILES: compiled::Tiles = compiled::Tiles {
             lanes: <$simd as $crate::kernels::simd::Simd>::LANES,
             registers: $registers,
             tile: |rows, vectors| compiled::table!($registers, tile, rows, vectors),
             channels: |pixels, vectors| compiled::channels_table!($registers, channels, pixels, vectors),
-            pair: $pair,
-            lines: $lines,
+            pair: |vectors, step| compiled::pair_table!($registers, pair, vectors, step),
             peak,
         };
 
@@ -64,6 +58,11 @@ macro_rules! tiles {
         $(#[$feature])?
         unsafe fn tile<const R: usize, const V: usize>(t: &bodies::TileArgs) {
             unsafe { bodies::tile::<$simd, R, V>(t) }
+        }
+
+        $(#[$feature])?
+        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
+            unsafe { bodies::pair::<$simd, V, STEP>(t) }
         }
 
         $(#[$feature])?
@@ -97,20 +96,9 @@ macro_rules! compiled {
             pool: halve::<true>,
         };
 
-        compiled::tiles!(
-            $registers,
-            $simd,
-            Some(|vectors, step| compiled::pair_table!($registers, pair, vectors, step)),
-            None
-            $(, #[$feature])?
-        );
+        compiled::tiles!($registers, $simd $(, #[$feature])?);
 
         // SAFETY of all below: the caller's.
-        $(#[$feature])?
-        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
-            unsafe { bodies::pair::<$simd, V, STEP>(t) }
-        }
-
         $(#[$feature])?
         unsafe fn block<const V: usize, const U: usize>(b: &bodies::BlockArgs) {
             unsafe { bodies::block::<$simd, V, U>(b) }
@@ -281,27 +269,4 @@ macro_rules! channels_table {
     };
 }
 
-/// One row at so many lines, with as many sums as keep the products going.
-macro_rules! lines_table {
-    ($f:ident, $vectors:expr) => {
-        match $vectors {
-            1 => $f::<1, 8>,
-            2 => $f::<2, 4>,
-            3 => $f::<3, 3>,
-            4 => $f::<4, 3>,
-            5 => $f::<5, 2>,
-            6 => $f::<6, 2>,
-            7 => $f::<7, 2>,
-            8 => $f::<8, 1>,
-            9 => $f::<9, 1>,
-            10 => $f::<10, 1>,
-            11 => $f::<11, 1>,
-            12 => $f::<12, 1>,
-            13 => $f::<13, 1>,
-            14 => $f::<14, 1>,
-            vectors => unreachable!("no row of {vectors} lines"),
-        }
-    };
-}
-
-pub(super) use {channels_table, compiled, lines_table, pair_table, table, tiles};
+pub(super) use {channels_table, compiled, pair_table, table, tiles};

@@ -11,7 +11,6 @@ mod bodies;
 mod compiled;
 mod generic;
 mod halving;
-mod lines;
 mod look_up;
 mod matrix;
 mod planes;
@@ -20,9 +19,7 @@ mod simd;
 mod x86_64;
 
 pub(crate) use aligned::Aligned;
-pub(crate) use bodies::Part;
 pub(crate) use halving::{Halving, Into};
-pub(crate) use lines::{Lines, LineRow, Unrolled};
 pub(crate) use matrix::{Matrix, Storage};
 pub(crate) use planes::{Convolution, Form, Grid, Place, Row, union};
 
@@ -85,7 +82,7 @@ impl Isa {
     }
 
     /// The widths of vectors that convolutions can use, eight lanes first.
-    pub(crate) fn widths(self) -> impl DoubleEndedIterator<Item = Vectors> {
+    pub(crate) fn widths(self) -> impl Iterator<Item = Vectors> {
         self.kernels().tiles.iter().map(|tiles| Vectors(tiles))
     }
 
@@ -132,16 +129,6 @@ impl Vectors {
     /// Vectors that fit the registers.
     fn registers(self) -> usize {
         self.0.registers
-    }
-
-    /// Whether there are kernels for pairs of sparse rows.
-    pub(crate) fn has_pairs(self) -> bool {
-        self.0.pair.is_some()
-    }
-
-    /// Whether there are kernels for unrolled planes.
-    pub(crate) fn has_lines(self) -> bool {
-        self.0.lines.is_some()
     }
 }
 

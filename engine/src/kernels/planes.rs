@@ -148,8 +148,13 @@ impl Convolution {
                 _ => packed.pack_union(rows, group, &mut weights),
             };
             let last = group.last().copied().unwrap_or_default();
-            let padded =
-                || group.iter().copied().chain(std::iter::repeat(last)).take(form.padded(group.len(), vectors.lanes()));
+            let padded = || {
+                group
+                    .iter()
+                    .copied()
+                    .chain(std::iter::repeat(last))
+                    .take(form.padded(group.len(), vectors.lanes()))
+            };
             packed.bias.extend(padded().map(|row| rows[row].bias));
             packed.output_rows.extend(padded().map(|row| rows[row].output));
             packed.residual_rows.extend(padded().map(|row| rows[row].residual));
@@ -288,10 +293,7 @@ impl Convolution {
         let [all, last] = self.grid.kept;
         let (run, written) = match self.form {
             Form::Positions => ((tiles.tile)(block.rows, width), self.grid.lanes),
-            Form::Pairs => {
-                let pair = tiles.pair.expect("pairs are packed where there are kernels for them");
-                (pair(width, self.step), self.grid.lanes)
-            }
+            Form::Pairs => ((tiles.pair)(width, self.step), self.grid.lanes),
             Form::Channels => ((tiles.channels)(width, block.rows.div_ceil(tiles.lanes)), block.rows),
         };
         let args = TileArgs {

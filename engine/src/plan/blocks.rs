@@ -85,4 +85,3 @@ impl TapSets {
 const SORTED_ROWS: usize = 256;
 /// Times that all rows may change places.
 const SWAP_ROUNDS: usize = 4;
-

@@ -10,7 +10,7 @@ use super::network::{Activation, Network, Node, Op, ValueId};
 use super::steps::{Kind, Port, Step};
 use super::trial::{KernelChoices, Trial};
 use super::{Plan, steps};
-use crate::kernels::{Aligned, Clamp, Isa, Matrix, Storage};
+use crate::kernels::{Clamp, Isa, Matrix, Storage};
 
 /// Floats of a value with its gaps, at most: padding is a number in a file. Offsets fit 32 bits.
 const LAYOUT_FLOATS: usize = 1 << 27;
@@ -30,7 +30,7 @@ pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>
     let roots = roots(network, &layouts);
     let lives = lives(network, &layouts, &roots);
     let held: Vec<ValueId> = (0..roots.len()).filter(|&value| roots[value] == value).collect();
-    let (assigned, mut slots) = memory::assign(&held.iter().map(|&value| lives[value]).collect::<Vec<_>>());
+    let (assigned, slots) = memory::assign(&held.iter().map(|&value| lives[value]).collect::<Vec<_>>());
     let slot_of: BTreeMap<ValueId, usize> = held.into_iter().zip(assigned).collect();
     let port = |value: ValueId| Port { slot: slot_of[&roots[value]], layout: layouts[value] };
 
@@ -46,7 +46,6 @@ pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>
         weight_bytes += kind.weight_bytes();
         steps.push(Step { kind, to: port(node.output), activation });
     }
-    slots.push(steps.iter().map(|step: &Step| step.kind.scratch()).max().unwrap_or(0));
     let output = port(*network.outputs.first().ok_or("it has no output")?);
     let input_len = network.values[network.nodes[0].output].len();
     let (output, choices) = ((output.slot, output.layout), trial.choices());
@@ -143,13 +142,8 @@ fn convolved(node: &Node, port: &dyn Fn(ValueId) -> Port, trial: &mut Trial<'_>)
     let added = residual.map(|port| port.slot);
     let kernels = plan.candidates(trial.isa, clamp, trial.earlier());
     let kernel = trial.fastest(kernels, |kernel, arena| {
-        let Some((scratch, arena)) = arena.split_last_mut() else { return };
-        if scratch.len() < kernel.scratch() {
-            *scratch = Aligned::zeros(kernel.scratch());
-        }
         let mut out = std::mem::take(&mut arena[to.slot]);
-        let residual = added.map(|slot| &arena[slot][..]);
-        kernel.run(&arena[input.slot], residual, scratch, &mut out);
+        kernel.run(&arena[input.slot], added.map(|slot| &arena[slot][..]), &mut out);
         arena[to.slot] = out;
     });
     (Kind::Conv { kernel, input: input.slot, residual: added }, left)

@@ -5,70 +5,7 @@ use secateur_model::eval::Window;
 
 use super::blocks::blocks;
 use super::layout::{Gap, Layout, Shape};
-use super::lines::Unrolling;
-use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Lines, Place, Row, Vectors, union};
-
-/// A packed convolution.
-pub(super) enum Kernel {
-    Tiles(Convolution),
-    Lines(Lines),
-}
-
-impl Kernel {
-    /// Computes it; `scratch` is as long as [`Self::scratch`] says.
-    pub(super) fn run(&self, input: &[f32], residual: Option<&[f32]>, scratch: &mut [f32], output: &mut [f32]) {
-        match self {
-            Self::Tiles(kernel) => kernel.run(input, residual, output),
-            Self::Lines(kernel) => kernel.run(input, residual, scratch, output),
-        }
-    }
-
-    /// Floats of memory that a run needs besides its values.
-    pub(super) fn scratch(&self) -> usize {
-        match self {
-            Self::Tiles(_) => 0,
-            Self::Lines(kernel) => kernel.scratch(),
-        }
-    }
-
-    /// Whether it writes the columns between rows, which must then be cleared.
-    pub(super) fn spills(&self) -> bool {
-        matches!(self, Self::Tiles(kernel) if kernel.spills())
-    }
-
-    /// For people.
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::Tiles(kernel) => kernel.name(),
-            Self::Lines(kernel) => kernel.name(),
-        }
-    }
-
-    /// Multiply-accumulates by weights that are not zero, at `positions` of each row, and all.
-    pub(super) fn macs(&self, positions: usize) -> [u64; 2] {
-        match self {
-            Self::Tiles(kernel) => kernel.macs(positions),
-            Self::Lines(kernel) => kernel.macs(positions),
-        }
-    }
-
-    /// Bytes that it holds.
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Tiles(kernel) => kernel.bytes(),
-            Self::Lines(kernel) => kernel.bytes(),
-        }
-    }
-}
-
-/// One weight that is not zero, and where it finds its input: a plane, and how far from the output's place.
-#[derive(Clone, Copy)]
-pub(super) struct Tap {
-    pub(super) plane: usize,
-    pub(super) y: isize,
-    pub(super) x: isize,
-    pub(super) weight: f32,
-}
+use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row, Vectors, union};
 
 /// Lanes of the vectors that every instruction set has.
 const LANES: usize = 8;
@@ -115,45 +52,39 @@ pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize) -> boo
 }
 
 impl Plan<'_> {
-    /// The weights that are not zero, of each output channel.
-    fn taps(&self) -> Vec<Vec<Tap>> {
+    /// Each output channel with the weights that are not zero.
+    fn rows(&self) -> Vec<Row> {
         let [kh, kw] = self.window.kernel;
         let outputs = self.bias.len();
         let phases = self.window.stride[0] * self.window.stride[1];
         let channels = self.input.shape.c / phases;
         let (inputs, share) = (channels / self.group, outputs / self.group);
         let row = inputs * kh * kw;
-        let at = |channel: usize, ky: usize, kx: usize, weight: f32| {
+        let offset = |channel: usize, ky: usize, kx: usize| {
             let ((py, y), (px, x)) = (tap(&self.window, 0, ky), tap(&self.window, 1, kx));
-            Tap { plane: (py * self.window.stride[1] + px) * channels + channel, y, x, weight }
+            let plane = (py * self.window.stride[1] + px) * channels + channel;
+            (plane * self.input.plane) as i32 + y as i32 * self.input.stride as i32 + x as i32
         };
-        let taps = |output: usize| {
+        let make = |output: usize| {
             let weights = &self.weights[output * row..][..row];
             let first = output / share * inputs;
             let nonzero = weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
-            nonzero.map(|(i, &weight)| at(first + i / (kh * kw), i / kw % kh, i % kw, weight)).collect()
-        };
-        (0..outputs).map(taps).collect()
-    }
-
-    /// Each output channel with its taps as offsets.
-    fn rows(&self, taps: &[Vec<Tap>]) -> Vec<Row> {
-        let offset = |tap: &Tap| {
-            let (y, x) = (tap.y as i32 * self.input.stride as i32, tap.x as i32);
-            ((tap.plane * self.input.plane) as i32 + y + x, tap.weight)
-        };
-        let row = |(output, taps): (usize, &Vec<Tap>)| {
-            let mut taps: Vec<(i32, f32)> = taps.iter().map(offset).collect();
+            let mut taps: Vec<(i32, f32)> = nonzero
+                .map(|(at, &weight)| (offset(first + at / (kh * kw), at / kw % kh, at % kw), weight))
+                .collect();
             taps.sort_unstable_by_key(|tap| tap.0);
-            let plane = |layout: Layout| (output * layout.plane) as u32;
-            let residual = self.residual.map_or(0, plane);
-            Row { taps, bias: self.bias[output], output: plane(self.output), residual }
+            Row {
+                taps,
+                bias: self.bias[output],
+                output: (output * self.output.plane) as u32,
+                residual: self.residual.map_or(0, |layout| (output * layout.plane) as u32),
+            }
         };
-        taps.iter().enumerate().map(row).collect()
+        (0..outputs).map(make).collect()
     }
 
     /// What is added to the output lies as it does, where nothing is added.
-    pub(super) fn added(&self) -> Layout {
+    fn added(&self) -> Layout {
         self.residual.unwrap_or(self.output)
     }
 
@@ -197,103 +128,74 @@ impl Plan<'_> {
         Grid { places: places.collect(), lanes: 1, kept: [1; 2], spills: false }
     }
 
-    /// The ways to pack it, each with its name: `earlier`, if that is one; else single rows, and blocks of rows that share
-    /// their taps, unless those are hopeless.
+    /// The ways to pack it, each with its name: `earlier`, if that is one; else all of [`WAYS`] that are not hopeless.
     pub(super) fn candidates(
         &self,
         isa: Isa,
         clamp: Clamp,
         earlier: Option<&str>,
-    ) -> impl Iterator<Item = (&'static str, Kernel)> {
-        let taps = self.taps();
-        let rows = self.rows(&taps);
-        let widths: Vec<Vectors> = isa.widths().collect();
-        let mut ways: Vec<Estimated> = Vec::new();
+    ) -> impl Iterator<Item = (&'static str, Convolution)> {
+        let (rows, widths) = (self.rows(), isa.widths().collect::<Vec<_>>());
         let possible = || WAYS.iter().filter(|way| way.wide < widths.len());
         let known = possible().find(|way| Some(way.name) == earlier);
-        for way in possible().filter(|way| known.is_none_or(|known| known.name == way.name)) {
-            ways.extend(self.estimated(way, widths[way.wide], &taps, &rows, known.is_some()));
-        }
-        let ways = if ways.is_empty() {
-            // A way of an earlier trial that is none here.
-            let all = possible();
-            all.filter_map(|way| self.estimated(way, widths[way.wide], &taps, &rows, false)).collect()
-        } else {
-            ways
+        let ways: Vec<Packing> = match known {
+            Some(way) => vec![self.packing(way, widths[way.wide], &rows)],
+            None => {
+                let all = possible().map(|way| (way, self.packing(way, widths[way.wide], &rows)));
+                all.filter(|(way, packing)| packing.is_as_tall_as(way)).map(|(_, packing)| packing).collect()
+            }
         };
         let best = ways.iter().map(|way| way.cycles).fold(f64::INFINITY, f64::min);
         let hopeful = ways.into_iter().filter(move |way| way.cycles <= HOPE * best);
-        hopeful.map(move |way| (way.name, self.pack(way, &taps, &rows, clamp)))
+        hopeful.map(move |way| {
+            let packed = Convolution::new(way.vectors, way.form, &rows, &way.groups, way.grid, clamp);
+            (way.name, packed)
+        })
     }
 
-    /// A way to pack it, if it is one and not hopeless; `known` is always tried.
-    fn estimated(
-        &self,
-        way: &Way,
-        vectors: Vectors,
-        taps: &[Vec<Tap>],
-        rows: &[Row],
-        known: bool,
-    ) -> Option<Estimated> {
-        let made = |packing: Packing, cycles: f64| Some(Estimated { name: way.name, vectors, packing, cycles });
-        let form = match way.form {
-            Some(Form::Pairs) if !vectors.has_pairs() => return None,
-            Some(form) => form,
-            None => {
-                let unrolling = Unrolling::new(self, taps, vectors)?;
-                let cycles = unrolling.cycles(taps);
-                return made(Packing::Lines(unrolling), cycles);
-            }
-        };
+    /// How a way turns out.
+    fn packing(&self, way: &Way, vectors: Vectors, rows: &[Row]) -> Packing {
         let share = rows.len() / self.group;
         let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
         let block = |group: usize| blocks(rows, group * share..(group + 1) * share, way.height, alike);
         let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
-        let tallest = groups.iter().map(Vec::len).max().unwrap_or(1);
-        if way.height > 1 && tallest * 2 <= way.height && !known {
-            return None;
-        }
-        let grid = if form == Form::Channels { self.pixels() } else { self.grid(vectors.lanes()) };
-        let cycles = estimate(vectors, form, rows, &groups, grid.places.len());
-        made(Packing::Tiles(form, groups, grid), cycles)
-    }
-
-    fn pack(&self, way: Estimated, taps: &[Vec<Tap>], rows: &[Row], clamp: Clamp) -> Kernel {
-        match way.packing {
-            Packing::Tiles(form, groups, grid) => {
-                Kernel::Tiles(Convolution::new(way.vectors, form, rows, &groups, grid, clamp))
-            }
-            Packing::Lines(unrolling) => Kernel::Lines(unrolling.pack(self, taps, way.vectors, clamp)),
-        }
+        let grid = if way.form == Form::Channels { self.pixels() } else { self.grid(vectors.lanes()) };
+        let cycles = estimate(vectors, way.form, rows, &groups, grid.places.len());
+        Packing { name: way.name, form: way.form, vectors, groups, grid, cycles }
     }
 }
 
-/// A way to pack a convolution: a form, or unrolled where there is none, the height of blocks, and which width of vectors.
+/// A way to pack a convolution: the height of blocks, and which width of vectors.
 pub(super) struct Way {
     pub(super) name: &'static str,
-    form: Option<Form>,
+    form: Form,
     height: usize,
     wide: usize,
 }
 
 /// How a way turned out for one convolution, and its estimate.
-struct Estimated {
+struct Packing {
     name: &'static str,
+    form: Form,
     vectors: Vectors,
-    packing: Packing,
+    groups: Vec<Vec<usize>>,
+    grid: Grid,
     cycles: f64,
 }
 
-enum Packing {
-    Tiles(Form, Vec<Vec<usize>>, Grid),
-    Lines(Unrolling),
+impl Packing {
+    /// Whether its blocks are about as tall as they should be: else it is another way's twin.
+    fn is_as_tall_as(&self, way: &Way) -> bool {
+        let tallest = self.groups.iter().map(Vec::len).max().unwrap_or(1);
+        way.height == 1 || tallest * 2 > way.height
+    }
 }
 
 const fn way(name: &'static str, form: Form, height: usize, wide: usize) -> Way {
-    Way { name, form: Some(form), height, wide }
+    Way { name, form, height, wide }
 }
 
-/// All ways to pack a convolution.
+/// All ways to pack a convolution: single rows, and blocks of rows that share their taps.
 pub(super) const WAYS: [Way; 18] = [
     way("positions × 1", Form::Positions, 1, 0),
     way("positions × 2", Form::Positions, 2, 0),
@@ -310,9 +212,9 @@ pub(super) const WAYS: [Way; 18] = [
     way("wide positions × 4", Form::Positions, 4, 1),
     way("wide positions × 6", Form::Positions, 6, 1),
     way("wide positions × 8", Form::Positions, 8, 1),
+    way("wide pairs", Form::Pairs, 2, 1),
     way("wide channels × 16", Form::Channels, 16, 1),
     way("wide channels × 32", Form::Channels, 32, 1),
-    Way { name: "lines", form: None, height: 1, wide: 1 },
 ];
 
 /// A way whose estimate is over this many times the best is not tried.
@@ -339,7 +241,9 @@ fn estimate(vectors: Vectors, form: Form, rows: &[Row], groups: &[Vec<usize>], p
         let taps = union(rows, group).len() as f64;
         let (wide, epilogue) = match form {
             Form::Positions | Form::Pairs => (group.len() as f64, 20.0),
-            Form::Channels => (group.len().div_ceil(vectors.lanes()) as f64, 20.0 + width * group.len() as f64),
+            Form::Channels => {
+                (group.len().div_ceil(vectors.lanes()) as f64, 20.0 + width * group.len() as f64)
+            }
         };
         let (loads, products) = match form {
             // Each input once, each weight that is not zero once.

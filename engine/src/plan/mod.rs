@@ -7,7 +7,6 @@ mod build;
 mod convolution;
 mod fuse;
 mod layout;
-mod lines;
 mod lower;
 mod memory;
 mod network;
@@ -31,7 +30,7 @@ pub use trial::KernelChoices;
 pub(crate) struct Plan {
     isa: Isa,
     steps: Vec<Step>,
-    /// Floats of each slot of memory; the last is the kernels' own.
+    /// Floats of each slot of memory.
     slots: Vec<usize>,
     /// Where the first output lies: its slot, and how.
     output: (usize, Layout),

@@ -16,7 +16,7 @@ pub struct KernelChoices {
 /// The trials of one graph.
 pub(super) struct Trial<'c> {
     pub(super) isa: Isa,
-    /// Memory of a run, as the plan will have it, and the kernels' own.
+    /// Memory of a run, as the plan will have it.
     arena: Vec<Aligned>,
     earlier: std::slice::Iter<'c, String>,
     found: Vec<String>,
@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_millis(8);
 impl<'c> Trial<'c> {
     /// Trials for slots of so many floats. `earlier` is trusted where it is of this instruction set.
     pub(super) fn new(isa: Isa, slots: &[usize], earlier: Option<&'c KernelChoices>) -> Self {
-        let arena = slots.iter().chain([&0]).map(|&len| Aligned::zeros(len)).collect();
+        let arena = slots.iter().map(|&len| Aligned::zeros(len)).collect();
         let earlier = earlier.filter(|earlier| earlier.set == isa.name());
         let ways = earlier.map_or(&[][..], |earlier| &earlier.ways);
         Self { isa, arena, earlier: ways.iter(), found: Vec::new() }

@@ -59,4 +59,3 @@ pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usiz
         }
     }
 }
-

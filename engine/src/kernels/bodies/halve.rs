@@ -56,4 +56,3 @@ pub(in crate::kernels) unsafe fn halve<S: Simd, const POOL: bool>(h: &HalveArgs)
         }
     }
 }
-

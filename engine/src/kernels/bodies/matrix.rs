@@ -114,4 +114,3 @@ pub(in crate::kernels) unsafe fn row<S: Simd>(r: &RowArgs) -> f32 {
     }
     (sums[0] + sums[1]) + (sums[2] + sums[3])
 }
-

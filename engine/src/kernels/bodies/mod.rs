@@ -2,7 +2,6 @@
 
 mod channels;
 mod halve;
-mod lines;
 mod look_up;
 mod matrix;
 mod pair;
@@ -10,8 +9,6 @@ mod tile;
 
 pub(super) use channels::channels;
 pub(super) use halve::{HalveArgs, halve};
-pub(crate) use lines::Part;
-pub(super) use lines::{LineArgs, UnrollArgs, lines, unroll};
 pub(super) use look_up::{LookUpArgs, TABLE, look_up};
 pub(super) use matrix::{BlockArgs, CHAINS, RowArgs, block, row};
 pub(super) use pair::pair;

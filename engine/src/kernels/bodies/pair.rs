@@ -92,4 +92,3 @@ unsafe fn share<S: Simd, const V: usize, const STEP: usize>(
         }
     }
 }
-

@@ -1,7 +1,7 @@
 //! Convolution kernels whose lanes are positions: some rows at some vectors.
 
 use super::super::simd::Simd;
-use super::{KEPT, Clamp};
+use super::{Clamp, KEPT};
 
 /// Where one vector of a tile reads and writes, as offsets from the bases of the three planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,13 @@ pub(super) unsafe fn finish<S: Simd, const V: usize>(sums: &[S::Vector; V], t: &
 /// # Safety
 /// As [`tile`].
 #[inline(never)]
-unsafe fn finish_narrow(sums: *const f32, [vectors, lanes]: [usize; 2], t: &TileArgs, to: *mut f32, residual: *const f32) {
+unsafe fn finish_narrow(
+    sums: *const f32,
+    [vectors, lanes]: [usize; 2],
+    t: &TileArgs,
+    to: *mut f32,
+    residual: *const f32,
+) {
     for (v, lane) in (0..vectors).flat_map(|v| (0..t.written).map(move |lane| (v, lane))) {
         // SAFETY: the caller's bounds.
         unsafe {
@@ -125,4 +131,3 @@ unsafe fn finish_narrow(sums: *const f32, [vectors, lanes]: [usize; 2], t: &Tile
         }
     }
 }
-

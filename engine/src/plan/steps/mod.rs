@@ -6,8 +6,7 @@ mod pools;
 
 use super::layout::Layout;
 use super::network::{Activation, Affine, Binary, Node, Op, ValueId};
-use super::convolution::Kernel;
-use crate::kernels::{Aligned, Isa, Matrix};
+use crate::kernels::{Aligned, Convolution, Isa, Matrix};
 use secateur_model::eval::Window;
 
 /// Where a value is: its slot of memory, and how it lies there.
@@ -28,7 +27,7 @@ pub(super) struct Step {
 /// What a step computes.
 pub(super) enum Kind {
     Load(Affine),
-    Conv { kernel: Kernel, input: usize, residual: Option<usize> },
+    Conv { kernel: Convolution, input: usize, residual: Option<usize> },
     Dense { kernel: Matrix, input: usize },
     Affine { from: Port, affine: Affine },
     Same { from: Port },
@@ -87,11 +86,6 @@ impl Kind {
         }
     }
 
-    /// Floats that its kernel needs besides its values.
-    pub(super) fn scratch(&self) -> usize {
-        if let Self::Conv { kernel, .. } = self { kernel.scratch() } else { 0 }
-    }
-
     /// What it does, for people.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -118,18 +112,11 @@ impl Kind {
     }
 
     #[inline(always)]
-    fn run(
-        &self,
-        isa: Isa,
-        input: &[f32],
-        (slots, scratch): (&[Aligned], &mut Aligned),
-        to: &Layout,
-        out: &mut [f32],
-    ) {
+    fn run(&self, isa: Isa, input: &[f32], slots: &[Aligned], to: &Layout, out: &mut [f32]) {
         match self {
             Self::Load(affine) => elementwise::load(input, affine, to, out),
             Self::Conv { kernel, input, residual } => {
-                kernel.run(&slots[*input], residual.map(|slot| &slots[slot][..]), scratch, out);
+                kernel.run(&slots[*input], residual.map(|slot| &slots[slot][..]), out);
             }
             Self::Dense { kernel, input } => kernel.run(isa, &slots[*input], out),
             Self::Affine { from, affine } => elementwise::affine(affine, from.of(slots), to, out),
@@ -165,13 +152,12 @@ impl Port {
 }
 
 impl Step {
-    /// Runs it. `input` is the plan's input; the last of `slots` is the kernels' own.
+    /// Runs it. `input` is the plan's input.
     pub(super) fn run(&self, isa: Isa, input: &[f32], slots: &mut [Aligned]) {
-        let Some((scratch, slots)) = slots.split_last_mut() else { return };
         let mut out = std::mem::take(&mut slots[self.to.slot]);
         let layout = &self.to.layout;
         isa.vectorised(|| {
-            self.kind.run(isa, input, (slots, scratch), layout, &mut out);
+            self.kind.run(isa, input, slots, layout, &mut out);
             if self.activation != Activation::None {
                 elementwise::activate(self.activation, layout, &mut out);
             }
