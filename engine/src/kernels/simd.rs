@@ -40,6 +40,7 @@ pub(super) trait Simd {
 ///
 /// # Safety
 /// As [`Simd`]; pointers are valid for the lanes that a bit is set for.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) trait Masked: Simd {
     /// Lanes from memory, zeros in the others.
     unsafe fn load_some(from: *const f32, lanes: u16) -> Self::Vector;

@@ -2,6 +2,7 @@
 
 mod channels;
 mod halve;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod look_up;
 mod matrix;
 mod pair;
@@ -9,7 +10,9 @@ mod tile;
 
 pub(super) use channels::channels;
 pub(super) use halve::{HalveArgs, halve};
-pub(super) use look_up::{LookUpArgs, TABLE, look_up};
+#[cfg(target_arch = "x86_64")]
+pub(super) use look_up::look_up;
+pub(super) use look_up::{LookUpArgs, TABLE};
 pub(super) use matrix::{BlockArgs, CHAINS, RowArgs, block, row};
 pub(super) use pair::pair;
 pub(crate) use tile::Place;
