@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::bodies::TileArgs;
+use super::bodies::{Block, TileArgs};
 use super::{Aligned, Clamp, Vectors};
 
 pub(crate) use super::bodies::Place;
@@ -65,17 +65,6 @@ impl Form {
             Self::Channels => rows.next_multiple_of(lanes),
         }
     }
-}
-
-/// Rows that share their taps.
-struct Block {
-    /// Where its biases and output rows start; their number.
-    first: usize,
-    rows: usize,
-    taps: Range<usize>,
-    /// Of a pair: the taps that both have, and those of the first alone.
-    split: [usize; 2],
-    weights: usize,
 }
 
 /// A packed convolution.
@@ -158,8 +147,8 @@ impl Convolution {
             packed.bias.extend(padded().map(|row| rows[row].bias));
             packed.output_rows.extend(padded().map(|row| rows[row].output));
             packed.residual_rows.extend(padded().map(|row| rows[row].residual));
-            let taps = taps..packed.offsets.len();
-            packed.blocks.push(Block { first, rows: group.len(), taps, split, weights: start });
+            let len = packed.offsets.len() - taps;
+            packed.blocks.push(Block { first, rows: group.len(), taps, len, split, weights: start });
         }
         packed.weights = Aligned::from_slice(&weights);
         packed.measure();
@@ -263,57 +252,55 @@ impl Convolution {
         assert!(residual.is_none_or(|residual| residual.len() >= self.residual_len));
         let slices =
             (input.as_ptr(), residual.map_or(std::ptr::null(), <[f32]>::as_ptr), output.as_mut_ptr());
-        let one = |block: &Block, places: &Range<usize>| {
+        let some = |blocks: &[Block], places: &Range<usize>| {
             // SAFETY: `measure` took the extremes of all offsets, places and rows, and the asserts above hold them
             // against the slices.
-            unsafe { self.tile(block, places, slices) }
+            unsafe { self.tile(blocks, places, slices) }
         };
-        if self.places_first {
-            for places in &self.tiles {
-                self.blocks.iter().for_each(|block| one(block, places));
-            }
-        } else {
-            for block in &self.blocks {
-                self.tiles.iter().for_each(|places| one(block, places));
+        for alike in self.blocks.chunk_by(|a, b| a.rows == b.rows) {
+            if self.places_first {
+                self.tiles.iter().for_each(|places| some(alike, places));
+            } else {
+                alike.chunks(1).for_each(|one| self.tiles.iter().for_each(|places| some(one, places)));
             }
         }
     }
 
-    /// Runs one tile.
+    /// Runs one tile of some blocks of one height.
     ///
     /// # Safety
     /// The slices (input, residual or null, output) are as long as `measure` says.
     unsafe fn tile(
         &self,
-        block: &Block,
+        blocks: &[Block],
         places: &Range<usize>,
         (input, residual, output): (*const f32, *const f32, *mut f32),
     ) {
         let (Vectors(tiles), width) = (self.vectors, places.len());
         let [all, last] = self.grid.kept;
-        let (run, written) = match self.form {
-            Form::Positions => ((tiles.tile)(block.rows, width), self.grid.lanes),
-            Form::Pairs => ((tiles.pair)(width, self.step), self.grid.lanes),
-            Form::Channels => ((tiles.channels)(width, block.rows.div_ceil(tiles.lanes)), block.rows),
+        let rows = blocks[0].rows;
+        let run = match self.form {
+            Form::Positions => (tiles.tile)(rows, width),
+            Form::Pairs => (tiles.pair)(width, self.step),
+            Form::Channels => (tiles.channels)(width, rows.div_ceil(tiles.lanes)),
         };
         let args = TileArgs {
+            blocks: blocks.as_ptr(),
+            count: blocks.len(),
             input,
-            offsets: self.offsets.as_ptr().wrapping_add(block.taps.start),
-            weights: self.weights.as_ptr().wrapping_add(block.weights),
-            len: block.taps.len(),
-            both: block.split[0],
-            first: block.split[1],
-            bias: self.bias.as_ptr().wrapping_add(block.first),
+            offsets: self.offsets.as_ptr(),
+            weights: self.weights.as_ptr(),
+            bias: self.bias.as_ptr(),
             output,
-            output_rows: self.output_rows.as_ptr().wrapping_add(block.first),
+            output_rows: self.output_rows.as_ptr(),
             residual,
-            residual_rows: self.residual_rows.as_ptr().wrapping_add(block.first),
+            residual_rows: self.residual_rows.as_ptr(),
             places: self.grid.places.as_ptr().wrapping_add(places.start),
-            written,
+            written: self.grid.lanes,
             kept: [all, if places.end == self.grid.places.len() { last } else { all }],
             clamp: self.clamp,
         };
-        // SAFETY: the caller's, and `new` gave each block as many taps, weights and rows as its ranges say.
+        // SAFETY: the caller's, and `new` gave each block as many taps, weights and rows as it says.
         unsafe { run(&args) }
     }
 }

@@ -1,9 +1,9 @@
 //! Convolution kernels whose lanes are output channels.
 
 use super::super::simd::{MOST_LANES, Simd};
-use super::tile::TileArgs;
+use super::tile::{Block, TileArgs};
 
-/// A tile whose lanes are output channels, `V` vectors of them at `P` positions.
+/// `V` vectors of channels of each block at `P` positions.
 ///
 /// # Safety
 /// As [`super::tile`], with one float a place.
@@ -12,17 +12,37 @@ use super::tile::TileArgs;
 pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usize>(t: &TileArgs) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let mut sums = [[S::splat(0.0); V]; P];
         let mut sources = [t.input; P];
         for p in 0..P {
-            for v in 0..V {
-                sums[p][v] = S::load(t.bias.add(v * S::LANES));
-            }
             sources[p] = t.input.add((*t.places.add(p)).input as usize);
         }
-        let mut weights = t.weights;
-        for k in 0..t.len {
-            let offset = *t.offsets.add(k) as isize;
+        for block in t.blocks() {
+            one::<S, P, V>(t, block, &sources);
+        }
+    }
+}
+
+/// # Safety
+/// As [`channels`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn one<S: Simd, const P: usize, const V: usize>(
+    t: &TileArgs,
+    block: &Block,
+    sources: &[*const f32; P],
+) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let mut sums = [[S::splat(0.0); V]; P];
+        for p in 0..P {
+            for v in 0..V {
+                sums[p][v] = S::load(t.bias.add(block.first + v * S::LANES));
+            }
+        }
+        let mut weights = t.weights.add(block.weights);
+        let offsets = t.offsets.add(block.taps);
+        for k in 0..block.len {
+            let offset = *offsets.add(k) as isize;
             let mut row = [S::splat(0.0); V];
             for v in 0..V {
                 row[v] = S::load(weights.add(v * S::LANES));
@@ -44,9 +64,9 @@ pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usiz
                     turned[lane][p] = lanes[lane];
                 }
             }
-            for lane in 0..t.written.saturating_sub(v * S::LANES).min(S::LANES) {
-                let row = t.output.add(*t.output_rows.add(v * S::LANES + lane) as usize);
-                let residual = *t.residual_rows.add(v * S::LANES + lane) as usize;
+            for lane in 0..block.rows.saturating_sub(v * S::LANES).min(S::LANES) {
+                let row = t.output.add(*t.output_rows.add(block.first + v * S::LANES + lane) as usize);
+                let residual = *t.residual_rows.add(block.first + v * S::LANES + lane) as usize;
                 for p in 0..P {
                     let place = *t.places.add(p);
                     let mut sum = turned[lane][p];

@@ -16,7 +16,7 @@ pub(super) use look_up::{LookUpArgs, TABLE};
 pub(super) use matrix::{BlockArgs, CHAINS, RowArgs, block, row};
 pub(super) use pair::pair;
 pub(crate) use tile::Place;
-pub(super) use tile::{TileArgs, tile};
+pub(super) use tile::{Block, TileArgs, tile};
 
 use super::Clamp;
 use super::simd::{MOST_LANES, Simd};

@@ -1,11 +1,11 @@
 //! Two sparse rows at once.
 
 use super::super::simd::Simd;
-use super::tile::{TileArgs, finish};
+use super::tile::{Block, TileArgs, finish};
 
-/// Two output channels with taps of their own: `both` that they share, then those of the first alone, then those of the
-/// second. No product is by a zero, and a round takes one tap of each kind, so that neither loads nor products wait for
-/// the other. Every other vector lies `STEP` floats behind the one two before.
+/// Two output channels of each block, with taps of their own: some that they share, then those of the first alone, then
+/// those of the second. No product is by a zero, and a round takes one tap of each kind, so that neither loads nor products
+/// wait for the other. Every other vector lies `STEP` floats behind the one two before.
 ///
 /// # Safety
 /// As [`super::tile`]; and the places are as `STEP` says.
@@ -13,38 +13,62 @@ use super::tile::{TileArgs, finish};
 pub(in crate::kernels) unsafe fn pair<S: Simd, const V: usize, const STEP: usize>(t: &TileArgs) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let mut sums = [[S::splat(*t.bias); V], [S::splat(*t.bias.add(1)); V]];
         let even = t.input.add((*t.places).input as usize);
         let odd = t.input.add((*t.places.add(usize::from(V > 1))).input as usize);
-        let [shared, first] = [t.both, t.first];
-        let second = t.len - shared - first;
+        for block in t.blocks() {
+            one::<S, V, STEP>(t, block, [even, odd]);
+        }
+    }
+}
+
+/// # Safety
+/// As [`pair`].
+#[inline(always)]
+unsafe fn one<S: Simd, const V: usize, const STEP: usize>(
+    t: &TileArgs,
+    block: &Block,
+    sources: [*const f32; 2],
+) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let bias = t.bias.add(block.first);
+        let mut sums = [[S::splat(*bias); V], [S::splat(*bias.add(1)); V]];
+        let [shared, first] = block.split;
+        let second = block.len - shared - first;
         let (mut a, mut b, mut c) = (0, shared, shared + first);
         let (first, second) = (b + first, c + second);
+        let (offsets, weights) = (t.offsets.add(block.taps), t.weights.add(block.weights));
         // The second weight of what is shared lies behind the first.
-        let own = t.weights.add(shared);
-        let rounds = shared.min(first - b).min(second - c);
-        for _ in 0..rounds {
-            share::<S, V, STEP>(&mut sums, t, [even, odd], a);
-            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(b), *own.add(b), [even, odd]);
-            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(c), *own.add(c), [even, odd]);
+        let own = weights.add(shared);
+        let both = |sums: &mut [[S::Vector; V]; 2], k: usize| {
+            let weights = [*weights.add(2 * k), *weights.add(2 * k + 1)];
+            share::<S, V, STEP>(sums, *offsets.add(k), weights, sources);
+        };
+        let alone = |sums: &mut [S::Vector; V], k: usize| {
+            take::<S, V, STEP>(sums, *offsets.add(k), *own.add(k), sources);
+        };
+        for _ in 0..shared.min(first - b).min(second - c) {
+            both(&mut sums, a);
+            alone(&mut sums[0], b);
+            alone(&mut sums[1], c);
             (a, b, c) = (a + 1, b + 1, c + 1);
         }
         for k in a..shared {
-            share::<S, V, STEP>(&mut sums, t, [even, odd], k);
+            both(&mut sums, k);
         }
         for _ in 0..(first - b).min(second - c) {
-            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(b), *own.add(b), [even, odd]);
-            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(c), *own.add(c), [even, odd]);
+            alone(&mut sums[0], b);
+            alone(&mut sums[1], c);
             (b, c) = (b + 1, c + 1);
         }
         for k in b..first {
-            take::<S, V, STEP>(&mut sums[0], *t.offsets.add(k), *own.add(k), [even, odd]);
+            alone(&mut sums[0], k);
         }
         for k in c..second {
-            take::<S, V, STEP>(&mut sums[1], *t.offsets.add(k), *own.add(k), [even, odd]);
+            alone(&mut sums[1], k);
         }
-        finish::<S, V>(&sums[0], t, 0);
-        finish::<S, V>(&sums[1], t, 1);
+        finish::<S, V>(&sums[0], t, block.first);
+        finish::<S, V>(&sums[1], t, block.first + 1);
     }
 }
 
@@ -77,14 +101,14 @@ unsafe fn take<S: Simd, const V: usize, const STEP: usize>(
 #[inline(always)]
 unsafe fn share<S: Simd, const V: usize, const STEP: usize>(
     sums: &mut [[S::Vector; V]; 2],
-    t: &TileArgs,
+    offset: i32,
+    weights: [f32; 2],
     sources: [*const f32; 2],
-    k: usize,
 ) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let sources = sources.map(|source| source.offset(*t.offsets.add(k) as isize));
-        let weights = [S::splat(*t.weights.add(2 * k)), S::splat(*t.weights.add(2 * k + 1))];
+        let sources = sources.map(|source| source.offset(offset as isize));
+        let weights = [S::splat(weights[0]), S::splat(weights[1])];
         for v in 0..V {
             let x = S::load(sources[v % 2].add(v / 2 * STEP));
             sums[0][v] = S::fma(weights[0], x, sums[0][v]);

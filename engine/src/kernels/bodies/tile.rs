@@ -11,19 +11,33 @@ pub(crate) struct Place {
     pub(crate) residual: u32,
 }
 
-/// Arguments of a tile of output channels at some places, each the sum of `len` weighted inputs. A place is a vector of
-/// positions ([`tile()`]) or one position ([`super::channels()`]).
+/// Rows that share their taps.
+#[derive(Clone, Debug)]
+pub(in crate::kernels) struct Block {
+    /// Where its biases and output rows start; their number.
+    pub(in crate::kernels) first: usize,
+    pub(in crate::kernels) rows: usize,
+    /// Where its taps start, and how many there are.
+    pub(in crate::kernels) taps: usize,
+    pub(in crate::kernels) len: usize,
+    /// Of a [`super::pair()`]: the taps that both rows have, and those of the first alone. The weights of the former come
+    /// in twos.
+    pub(in crate::kernels) split: [usize; 2],
+    pub(in crate::kernels) weights: usize,
+}
+
+/// Arguments of a tile: some blocks of output channels at some places, each the sum of weighted inputs. A place is a vector
+/// of positions ([`tile()`]) or one position ([`super::channels()`]).
 pub(in crate::kernels) struct TileArgs {
+    /// Of one height.
+    pub(in crate::kernels) blocks: *const Block,
+    pub(in crate::kernels) count: usize,
     /// Base of the input; `places` and `offsets` count from here.
     pub(in crate::kernels) input: *const f32,
-    /// Offsets of the inputs summed, `len` of them.
+    /// Offsets of the inputs summed, of all blocks.
     pub(in crate::kernels) offsets: *const i32,
-    /// Weights, `[len, rows]`; rows in whole vectors where the lanes are channels.
+    /// Weights, `[taps, rows]` of each block; rows in whole vectors where the lanes are channels.
     pub(in crate::kernels) weights: *const f32,
-    pub(in crate::kernels) len: usize,
-    /// Of a [`super::pair()`]: the taps that both rows have, and those of the first alone. The weights of the former come in twos.
-    pub(in crate::kernels) both: usize,
-    pub(in crate::kernels) first: usize,
     /// One a row, padding included.
     pub(in crate::kernels) bias: *const f32,
     /// Base of the output, and each row's offset from it.
@@ -33,13 +47,27 @@ pub(in crate::kernels) struct TileArgs {
     pub(in crate::kernels) residual: *const f32,
     pub(in crate::kernels) residual_rows: *const u32,
     pub(in crate::kernels) places: *const Place,
-    /// Lanes of each vector that are written where they are positions; all channels where they are those.
+    /// Lanes of each vector that are written where they are positions.
     pub(in crate::kernels) written: usize,
     /// Lanes that are positions, of all vectors and of the last; zeros are written behind them.
     pub(in crate::kernels) kept: [usize; 2],
     pub(in crate::kernels) clamp: Clamp,
 }
 
+impl TileArgs {
+    /// The blocks.
+    ///
+    /// # Safety
+    /// There are as many as the arguments say.
+    #[inline(always)]
+    pub(super) unsafe fn blocks<'a>(&self) -> &'a [Block] {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts(self.blocks, self.count) }
+    }
+}
+
+/// `R` rows of each block at `V` vectors.
+///
 /// # Safety
 /// All offsets, places and rows lie inside the arrays that the bases point to, a vector each for reading and
 /// `written` for writing.
@@ -48,17 +76,35 @@ pub(in crate::kernels) struct TileArgs {
 pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let mut sums = [[S::splat(0.0); V]; R];
-        for r in 0..R {
-            sums[r] = [S::splat(*t.bias.add(r)); V];
-        }
         let mut sources = [t.input; V];
         for v in 0..V {
             sources[v] = t.input.add((*t.places.add(v)).input as usize);
         }
-        let mut weights = t.weights;
-        for k in 0..t.len {
-            let offset = *t.offsets.add(k) as isize;
+        for block in t.blocks() {
+            one::<S, R, V>(t, block, &sources);
+        }
+    }
+}
+
+/// # Safety
+/// As [`tile()`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn one<S: Simd, const R: usize, const V: usize>(
+    t: &TileArgs,
+    block: &Block,
+    sources: &[*const f32; V],
+) {
+    // SAFETY: the caller's bounds.
+    unsafe {
+        let mut sums = [[S::splat(0.0); V]; R];
+        for r in 0..R {
+            sums[r] = [S::splat(*t.bias.add(block.first + r)); V];
+        }
+        let mut weights = t.weights.add(block.weights);
+        let offsets = t.offsets.add(block.taps);
+        for k in 0..block.len {
+            let offset = *offsets.add(k) as isize;
             let mut x = [S::splat(0.0); V];
             for v in 0..V {
                 x[v] = S::load(sources[v].offset(offset));
@@ -72,7 +118,7 @@ pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t
             weights = weights.add(R);
         }
         for r in 0..R {
-            finish::<S, V>(&sums[r], t, r);
+            finish::<S, V>(&sums[r], t, block.first + r);
         }
     }
 }
