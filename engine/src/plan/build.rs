@@ -10,7 +10,7 @@ use super::network::{Activation, Network, Node, Op, ValueId};
 use super::steps::{Kind, Port, Step};
 use super::trial::{KernelChoices, Trial};
 use super::{Plan, steps};
-use crate::kernels::{Clamp, Isa, Matrix, Storage};
+use crate::kernels::{Clamp, Isa, Matrix, Storage, Vectors};
 
 /// Floats of a value with its gaps, at most: padding is a number in a file. Offsets fit 32 bits.
 const LAYOUT_FLOATS: usize = 1 << 27;
@@ -23,7 +23,7 @@ pub(super) const PRODUCTS: [Storage; 4] = [Storage::Tables, Storage::Rows, Stora
 /// # Errors
 /// With the reason, where a value takes too much memory.
 pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>) -> Result<Plan, Reason> {
-    let layouts = layouts(network);
+    let layouts = layouts(network, isa);
     if layouts.iter().any(|layout| layout.len() > LAYOUT_FLOATS) {
         return Err("a value with the padding that its readers ask for is too large".into());
     }
@@ -54,7 +54,8 @@ pub(super) fn build(network: &Network, isa: Isa, earlier: Option<&KernelChoices>
 
 /// Each value's layout: the gap is what its readers ask for. Values of one size have the same, so that convolutions can
 /// run along whole planes; but what is read as a vector has none.
-fn layouts(network: &Network) -> Vec<Layout> {
+fn layouts(network: &Network, isa: Isa) -> Vec<Layout> {
+    let widest = isa.widths().map(Vectors::lanes).max().unwrap_or(1);
     let mut needs = vec![Gap::default(); network.values.len()];
     let mut flat = vec![false; network.values.len()];
     for node in &network.nodes {
@@ -62,7 +63,7 @@ fn layouts(network: &Network) -> Vec<Layout> {
             Op::Conv { weights, window, group, .. } => {
                 let value = node.inputs[0];
                 let mut gap = convolution::gap(window, network.values[value]);
-                gap.lines = convolution::wants_lines(weights, window, *group);
+                gap.lines = convolution::wants_lines(weights, window, *group, widest);
                 needs[value] = needs[value].max(gap);
             }
             Op::Reshape => flat[node.inputs[0]] = true,
@@ -80,7 +81,7 @@ fn layouts(network: &Network) -> Vec<Layout> {
         let Shape { h, w, .. } = network.values[value];
         if alone(value) { needs[value] } else { shared[&(h, w)] }
     };
-    (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value))).collect()
+    (0..needs.len()).map(|value| Layout::new(network.values[value], gap(value), widest)).collect()
 }
 
 /// The value whose memory each value has: its own, or for a reshape without gaps that of what is reshaped.

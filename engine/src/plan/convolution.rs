@@ -42,13 +42,13 @@ pub(super) fn gap(window: &Window, input: Shape) -> Gap {
 }
 
 /// Whether a convolution would rather have each row of its input on a cache line of its own: where most inputs serve one
-/// row or two, loads are what it waits for, and one that crosses a line counts twice.
-pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize) -> bool {
-    let zeros = weights.iter().filter(|weight| **weight == 0.0).count();
+/// row or two, loads are what it waits for, and one that crosses a line counts twice. Dense rows of at most half a line
+/// would leave most of a `widest` vector empty.
+pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize, widest: usize) -> bool {
+    let sparse = weights.iter().filter(|weight| **weight == 0.0).count() * 4 > weights.len();
     let width = window.output[1];
-    window.kernel[1] > 1
-        && (zeros * 4 > weights.len() || group > 1)
-        && width.next_multiple_of(LANES) - width <= 2
+    let waits = sparse || group > 1 && width > widest - LANES;
+    window.kernel[1] > 1 && waits && width.next_multiple_of(LANES) - width <= 2
 }
 
 impl Plan<'_> {
@@ -102,8 +102,9 @@ impl Plan<'_> {
         let alike = self.input.stride == stride && self.added().stride == stride;
         let span = (h - 1) * stride + w;
         let (along, by_row) = (span.div_ceil(wide), h * w.div_ceil(wide));
-        // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills.
-        if alike && (h == 1 || along < by_row || along == by_row && w < wide) {
+        // Of two that take as many vectors the one that writes whole vectors is better, then the one without spills; rows with
+        // room behind them do both.
+        if alike && (h == 1 || along < by_row || along == by_row && w < wide && stride < wide) {
             let (room, lanes) = (self.output.plane >= span.next_multiple_of(wide), span.min(wide));
             let places = cover(span, wide, room).map(|at| self.place(0, at)).collect();
             // The last vector reaches beyond the plane where there is room for zeros.

@@ -53,10 +53,16 @@ const LINE: usize = 16;
 pub(crate) const SLACK: usize = 16;
 
 impl Layout {
-    pub(crate) fn new(shape: Shape, gap: Gap) -> Self {
-        let lines = gap.lines && shape.w + 2 * gap.columns <= LINE;
+    /// Where the vectors of the machine are `widest` floats at most. A line is either one vector, and rows start where lines
+    /// do, or more, and no vector of a row reaches out of its line.
+    pub(crate) fn new(shape: Shape, gap: Gap, widest: usize) -> Self {
+        let whole = widest == LINE && 2 * shape.w > LINE;
+        let sides = if whole { 1 } else { 2 };
+        let lines = gap.lines && shape.w + sides * gap.columns <= LINE;
         let stride = if lines { LINE } else { shape.w + gap.columns };
-        Self { shape, stride, plane: (shape.h + gap.rows) * stride, origin: gap.rows * stride + gap.columns }
+        let first = gap.rows * stride + gap.columns;
+        let origin = if lines && whole { first.next_multiple_of(LINE) } else { first };
+        Self { shape, stride, plane: (shape.h + gap.rows) * stride, origin }
     }
 
     pub(crate) fn at(&self, c: usize, y: usize, x: usize) -> usize {
