@@ -41,14 +41,14 @@ pub(super) fn gap(window: &Window, input: Shape) -> Gap {
     Gap { rows: along(0, input.h), columns: along(1, input.w), lines: false }
 }
 
-/// Whether a convolution would rather have each row of its input on a cache line of its own: where most inputs serve one
-/// row or two, loads are what it waits for, and one that crosses a line counts twice. Dense rows of at most half a line
-/// would leave most of a `widest` vector empty.
+/// Whether a convolution would rather have each row of its input on a cache line of its own. Where most inputs serve one
+/// row or two, loads are what it waits for, and one that crosses a line counts twice; and a row that is one of the
+/// machine's `widest` vectors needs nothing cleared behind it.
 pub(super) fn wants_lines(weights: &[f32], window: &Window, group: usize, widest: usize) -> bool {
     let sparse = weights.iter().filter(|weight| **weight == 0.0).count() * 4 > weights.len();
     let width = window.output[1];
-    let waits = sparse || group > 1 && width > widest - LANES;
-    window.kernel[1] > 1 && waits && width.next_multiple_of(LANES) - width <= 2
+    let whole = if widest > LANES { width > LANES } else { group > 1 };
+    window.kernel[1] > 1 && (sparse || whole) && width.next_multiple_of(LANES) - width <= 2
 }
 
 impl Plan<'_> {
