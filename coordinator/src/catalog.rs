@@ -152,7 +152,7 @@ pub(crate) fn on_demand(
     let family = families.get(key, &**store, &dense, &inputs, &mut |_| ());
     let meter = Meter::new(&sizer);
     let pruned =
-        family.and_then(|family| family.to_budget(&request.budget, Refit::SHIPPED, meter, &mut |_| ()));
+        family.and_then(|family| family.to_budget(&request.budget, Refit::ON_DEMAND, meter, &mut |_| ()));
     let pruned = match pruned {
         Ok(pruned) => pruned,
         Err(PruneError::Infeasible { metric, limit, smallest }) => {

@@ -70,8 +70,10 @@ fn next(shared: &Shared) -> Option<RungRequest> {
 fn prune(shared: &Arc<Shared>, request: &RungRequest) -> Result<(), CoordinatorError> {
     let record = shared.state().models.get(&request.model).cloned();
     let Some(record) = record else { return Ok(()) };
-    tracing::info!(model = %request.model, budget = %request.budget, "pruning on demand");
+    let started = std::time::Instant::now();
     let answer = catalog::on_demand(&record, request, &shared.store, &shared.config, &shared.families)?;
+    let took = started.elapsed();
+    tracing::info!(model = %request.model, budget = %request.budget, ?took, "pruned on demand");
     let request = request.clone();
     shared.orders.change_blocking(move |draft| {
         keep(draft, &request, answer);

@@ -183,7 +183,7 @@ impl Family {
         let Some(observed) = &self.observed else { return Ok(()) };
         let cut = Cut { dense: &self.graph, groups: &self.groups, keep };
         let images = if refit.tunes() { tune::learnt(observed) } else { observed.images() };
-        fit_layers(graph, &cut, observed, (images, refit.share), &mut |done, total| {
+        fit_layers(graph, &cut, observed, (images.min(refit.inputs), refit.share), &mut |done, total| {
             progress(Progress { stage: "refit", done, total })
         })
     }

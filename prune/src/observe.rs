@@ -14,7 +14,7 @@ use crate::{Progress, PruneError};
 /// Inputs taken, at most.
 const IMAGES: usize = 4096;
 /// Rows of a layer, at most; images are never left out, places are.
-const ROWS: usize = 65_536;
+const ROWS: usize = 32_768;
 /// Elements of a layer's unrolled rows, or of its targets, at most (256 MiB).
 const ROW_ELEMENTS: usize = 1 << 26;
 /// Elements of all activations of one pass that are alive at once, at most (1 GiB).

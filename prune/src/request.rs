@@ -133,13 +133,17 @@ pub struct Refit {
     /// Whether all layers are then tuned together on the dense net's answers, by gradient and without labels. Only where
     /// the share is 1.
     pub tune: bool,
+    /// Of the calibration inputs, the least squares take so many at most.
+    pub inputs: usize,
 }
 
 impl Refit {
     /// All weights, and tuned.
-    pub const WHOLE: Self = Self { share: 1.0, tune: true };
+    pub const WHOLE: Self = Self { share: 1.0, tune: true, inputs: usize::MAX };
     /// Where the result is shipped as a delta (docs/prune.md says what it costs and saves).
-    pub const SHIPPED: Self = Self { share: 0.3, tune: false };
+    pub const SHIPPED: Self = Self { share: 0.3, tune: false, ..Self::WHOLE };
+    /// The same where a device waits for it.
+    pub const ON_DEMAND: Self = Self { inputs: 1024, ..Self::SHIPPED };
 
     /// Whether what is refitted is then tuned.
     pub(crate) fn tunes(&self) -> bool {

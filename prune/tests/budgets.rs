@@ -118,7 +118,7 @@ fn a_step_down_the_ladder_changes_few_weights() {
         let bits = bits(rung);
         bits.iter().filter(|bits| !known.contains(bits)).count() as f64 / bits.len() as f64
     };
-    let refit = Refit { share: 0.4, tune: false };
+    let refit = Refit { share: 0.4, ..Refit::SHIPPED };
     let half = |above: &Graph, rung: &Graph| changed(above, rung) <= 0.2;
     for (most, affords) in [(0.5, Holder::PLAIN.affords), (0.2, &half)] {
         let holder = Holder { affords, ..Holder::PLAIN };

@@ -19,7 +19,7 @@ fn again(bytes: &[u8], method: Method) -> Option<Family> {
 fn pruned(family: &Family) -> Graph {
     let budget = Budget::default().with(Metric::Macs, 20_000.0).with(Metric::ModelBytes, 3_000.0);
     family
-        .to_budget(&budget, Refit { share: 0.5, tune: false }, Meter::new(&small::bytes), &mut |_| ())
+        .to_budget(&budget, Refit { share: 0.5, ..Refit::SHIPPED }, Meter::new(&small::bytes), &mut |_| ())
         .unwrap()
         .graph
 }

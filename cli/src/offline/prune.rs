@@ -159,7 +159,7 @@ fn prune(
         rate: args.rate,
         threshold: args.threshold,
         seed: args.seed,
-        refit: Refit { share: args.refit_share, tune: !args.no_tune },
+        refit: Refit { share: args.refit_share, tune: !args.no_tune, ..Refit::WHOLE },
         calibration: calibration.as_ref(),
     };
     let Some(device) = device.filter(|device| device.is_here()) else {
