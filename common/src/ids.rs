@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::{Digest, Hasher, ParseError, caps};
@@ -21,6 +22,11 @@ impl DeviceId {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest.as_bytes()[..16]);
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The id whose [`Self::as_bytes`] are `bytes`.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
     }
 
     /// The id as bytes, for keys.
@@ -68,9 +74,9 @@ impl fmt::Display for Generation {
 }
 
 /// A name that people give: 1 to 128 bytes of letters, digits, `.`, `_`, `-`, `/`, beginning with a letter or digit.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Name(String);
+/// Copies share the text, as a group's name is in the assignment of each of its devices.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
 
 /// The name of a model.
 pub type ModelName = Name;
@@ -91,7 +97,7 @@ impl FromStr for Name {
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.chars().all(allowed);
         if good {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             let shown: String = text.chars().take(40).collect();
             Err(ParseError::new("name", &shown, "1 to 128 letters, digits, '.', '_', '-', '/'"))
@@ -108,6 +114,12 @@ impl fmt::Display for Name {
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -3,25 +3,32 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{ParseError, caps};
 
-/// Key–value pairs that a device carries, at most [`caps::LABELS`].
+/// Key–value pairs that a device carries, at most [`caps::LABELS`]. Held as the text `key=value,key=value` in the order of
+/// the keys, which copies share: there are as many labels as devices, and few that differ.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
-pub struct Labels(BTreeMap<String, String>);
+pub struct Labels(Arc<str>);
 
 impl Labels {
     /// The value under `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.iter().find(|(other, _)| *other == key).map(|(_, value)| value)
+    }
+
+    /// All pairs as `key=value,key=value`.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// All pairs in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0.split(',').filter_map(|pair| pair.split_once('='))
     }
 }
 
@@ -38,20 +45,20 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
                 return Err(ParseError::new("label", &shown, "1 to 128 bytes without '=' and ','"));
             }
         }
-        Ok(Self(map))
+        let pairs: Vec<_> = map.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        Ok(Self(pairs.join(",").into()))
     }
 }
 
 impl From<Labels> for BTreeMap<String, String> {
     fn from(labels: Labels) -> Self {
-        labels.0
+        labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 }
 
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pairs: Vec<_> = self.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        f.write_str(&pairs.join(","))
+        f.write_str(&self.0)
     }
 }
 
@@ -83,7 +90,7 @@ impl Selector {
 
     /// How many pairs are asked for: the more, the more specific.
     pub fn specificity(&self) -> usize {
-        self.0.0.len()
+        self.0.iter().count()
     }
 
     /// Whether a device can match both selectors while neither is more specific.
@@ -101,6 +108,9 @@ mod tests {
     fn selectors_pick_by_all_their_labels() {
         let labels: Labels = "site=north,class=small".parse().unwrap();
         let pick = |text: &str| Selector(text.parse().unwrap()).matches(&labels);
+        assert_eq!((labels.get("site"), labels.get("sit")), (Some("north"), None));
+        assert_eq!(labels.to_string(), "class=small,site=north");
+        assert_eq!(Labels::default().iter().count(), 0);
         assert!(pick("") && pick("site=north") && pick("class=small,site=north"));
         assert!(!pick("site=south") && !pick("site=north,line=4"));
         assert!("a".parse::<Labels>().is_err());

@@ -31,7 +31,7 @@ pub struct Ledger {
     pub report: u64,
     /// The day that the clock showed when it was first seen to be behind.
     #[serde(default)]
-    behind: Option<u64>,
+    pub behind: Option<u64>,
 }
 
 /// Seconds of a day.

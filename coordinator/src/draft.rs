@@ -1,20 +1,24 @@
 //! The next state while it is made: what differs from the present one, and what is stored for it. Changes that come
 //! together make one draft; it is planned, stored in one commit, and then shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod next;
 
-use secateur_common::{DeviceId, FleetSpec, ModelName, Name, VariantId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use secateur_common::{DeviceId, FleetSpec, Heard, ModelName, Name, Report, VariantId};
 use secateur_plan::rollout::Rollout;
 use secateur_plan::{Assignment, DeviceView, Reason, RungRequest, assign, faults, pruning_is_to_blame};
 
+pub(crate) use self::next::Next;
 use crate::CoordinatorError;
 use crate::catalog::ModelRecord;
 use crate::inventory::DeviceRecord;
+use crate::journal::Told;
 use crate::lines::Lines;
 use crate::staging::{self, Staged};
-use crate::state::{Assigned, PlanRecord, State, Undo};
+use crate::state::{Assigned, Likenesses, PlanRecord, State, Undo};
 use crate::store::Change;
-use crate::store::records::{self, Counters};
 
 /// A draft over the present state.
 pub(crate) struct Draft<'s> {
@@ -30,26 +34,6 @@ pub(crate) struct Draft<'s> {
     held_released: bool,
     requests: Vec<RungRequest>,
 }
-
-/// What differs.
-#[derive(Default)]
-pub(crate) struct Next {
-    devices: BTreeMap<DeviceId, Box<DeviceRecord>>,
-    assigned: BTreeMap<DeviceId, Box<Assigned>>,
-    /// None where a model goes.
-    models: BTreeMap<ModelName, Option<ModelRecord>>,
-    fleet: Option<FleetSpec>,
-    plan: Option<(PlanRecord, Undo)>,
-    counters: Option<Counters>,
-    /// None where a group stages nothing any more.
-    rollouts: BTreeMap<Name, Option<Rollout>>,
-    /// Changes of the store alone.
-    stored: Vec<Change>,
-}
-
-/// Plans that can be told, at most; and how many assignments they may have changed, altogether.
-const PLANS: usize = 1000;
-const UNDONE: u64 = 200_000;
 
 impl<'s> Draft<'s> {
     /// Over `now`, `unix_s` seconds after the Unix epoch.
@@ -88,8 +72,31 @@ impl<'s> Draft<'s> {
     /// # Errors
     /// Where there is no such device.
     pub(crate) fn device_mut(&mut self, id: DeviceId) -> Result<&mut DeviceRecord, CoordinatorError> {
-        change(&mut self.next.devices, &self.now.devices, id)
-            .ok_or_else(|| CoordinatorError::NotFound(format!("device {id}")))
+        self.next.rewritten.insert(id);
+        self.reporting(id)
+    }
+
+    /// The same, where only what it reported changes.
+    fn reporting(&mut self, id: DeviceId) -> Result<&mut DeviceRecord, CoordinatorError> {
+        let device = change(&mut self.next.devices, &self.now.devices, id);
+        device.map(|device| &mut **device).ok_or_else(|| CoordinatorError::NotFound(format!("device {id}")))
+    }
+
+    /// Takes in what a device reported, the oldest first, and plans it again.
+    ///
+    /// # Errors
+    /// Where there is no such device.
+    pub(crate) fn report(&mut self, id: DeviceId, reports: Vec<Report>) -> Result<(), CoordinatorError> {
+        let (at_unix_s, sent) = (self.unix_s, self.lines.sent(id));
+        self.reporting(id)?.sent = sent;
+        for report in reports {
+            let heard = Heard { at_unix_s, report };
+            if self.reporting(id)?.report(heard.clone()) {
+                self.next.reports.told.push(Told { device: id, sent, heard });
+            }
+        }
+        self.due(id);
+        Ok(())
     }
 
     /// How many devices there are.
@@ -100,6 +107,7 @@ impl<'s> Draft<'s> {
 
     /// Adds a device that is not known yet.
     pub(crate) fn add_device(&mut self, device: DeviceRecord) {
+        self.next.rewritten.insert(device.view.id);
         self.next.devices.insert(device.view.id, Box::new(device));
     }
 
@@ -203,6 +211,7 @@ impl<'s> Draft<'s> {
     /// Drafts a plan of those assignments that differ from the present ones.
     fn assign(&mut self, assigned: Vec<(DeviceId, Assignment)>) {
         let (mut before, mut moved, mut counters) = (Vec::new(), 0, self.now.counters);
+        let mut alike = Likenesses::default();
         for (id, assignment) in assigned {
             let old = self.now.assignment(id);
             if old == Some(&assignment) {
@@ -213,16 +222,13 @@ impl<'s> Draft<'s> {
             moved += usize::from(moves);
             counters.reprunes += u64::from(moves && assignment.reason.is_reprune());
             let line = format!("generation {}: {}", assignment.generation, assignment.reason);
-            match change(&mut self.next.assigned, &self.now.assigned, id) {
-                Some(assigned) => assigned.assignment = assignment,
-                None => {
-                    let first = Assigned { device: id, assignment, history: Vec::new() };
-                    self.next.assigned.insert(id, Box::new(first));
-                }
-            }
+            let assigned = self.next.assigned.remove(&id).or_else(|| self.now.assigned.get(&id).cloned());
+            let history = assigned.map(|assigned| assigned.history).unwrap_or_default();
+            let mut assigned = Assigned { device: id, assignment: Arc::new(assignment), history };
             if moves {
-                self.note(id, line);
+                assigned.note(line);
             }
+            self.next.assigned.insert(id, alike.share(assigned));
         }
         if before.is_empty() {
             return;
@@ -243,10 +249,10 @@ impl<'s> Draft<'s> {
     }
 
     /// What a device's plan goes on from.
-    pub(crate) fn parent(&self, id: DeviceId) -> Option<Assignment> {
+    pub(crate) fn parent(&self, id: DeviceId) -> Option<Arc<Assignment>> {
         let mut parent = self.now.parent(self.device(id)?)?;
         if parent.reason == Reason::Restored && self.held_released {
-            parent.reason = Reason::Kept;
+            Arc::make_mut(&mut parent).reason = Reason::Kept;
         }
         Some(parent)
     }
@@ -255,7 +261,7 @@ impl<'s> Draft<'s> {
     fn wanted(&mut self, id: DeviceId) -> Option<Assignment> {
         let (device, parent) = (self.device(id)?, self.parent(id));
         let ladder = |model: &ModelName| self.model(model).map(|model| &model.ladder);
-        let plan = |device: &DeviceView| assign(self.fleet(), device, ladder, parent.as_ref());
+        let plan = |device: &DeviceView| assign(self.fleet(), device, ladder, parent.as_deref());
         let (mut assignment, mut request) = plan(&device.view);
         if assignment.reason.is_drift()
             && let Some(variant) = assignment.variant
@@ -263,7 +269,7 @@ impl<'s> Draft<'s> {
         {
             (assignment, request) = plan(&device.view.blaming(variant));
         }
-        for fault in faults(&assignment, parent.as_ref(), ladder) {
+        for fault in faults(&assignment, parent.as_deref(), ladder) {
             tracing::error!(%id, fault, "the plan has a defect");
         }
         if let Some(request) = request.filter(|request| !self.requests.contains(request)) {
@@ -275,7 +281,7 @@ impl<'s> Draft<'s> {
     /// The assignments that it changes.
     pub(crate) fn assigned(self) -> BTreeMap<DeviceId, Assignment> {
         let changed = self.next.assigned.into_iter();
-        changed.map(|(id, assigned)| (id, assigned.assignment)).collect()
+        changed.map(|(id, assigned)| (id, (*assigned.assignment).clone())).collect()
     }
 
     /// Whether devices of the group that run less pruned variants do not drift with the one of `assignment`.
@@ -295,78 +301,6 @@ impl<'s> Draft<'s> {
     }
 }
 
-impl Next {
-    /// What is stored for it: one batch.
-    pub(crate) fn changes(&mut self, now: &State, lines: &Lines) -> Vec<Change> {
-        let mut changes = std::mem::take(&mut self.stored);
-        for device in self.devices.values_mut() {
-            device.sent = lines.sent(device.view.id);
-            changes.push(records::put(&**device));
-        }
-        changes.extend(self.assigned.values().map(|assigned| records::put(&**assigned)));
-        changes.extend(self.models.iter().map(|(name, model)| match model {
-            Some(model) => records::put(model),
-            None => records::delete_model(name),
-        }));
-        changes.extend(self.fleet.iter().map(records::put));
-        changes.extend(self.counters.iter().map(records::put));
-        changes.extend(self.rollouts.iter().map(|(group, rollout)| match rollout {
-            Some(rollout) => records::put(rollout),
-            None => records::delete_rollout(group),
-        }));
-        if let Some((plan, undo)) = &self.plan {
-            changes.extend([records::put(plan), records::put(undo)]);
-            let surplus = surplus(now, plan);
-            changes.extend(now.plans.iter().take(surplus).flat_map(|old| records::delete_plan(old.id)));
-        }
-        changes
-    }
-
-    /// Shows it: to be called when it is stored. Tells the devices whose assignments changed.
-    pub(crate) fn show(self, state: &mut State) -> Vec<DeviceId> {
-        let told = self.assigned.keys().copied().collect();
-        state.devices.extend(self.devices);
-        state.assigned.extend(self.assigned);
-        for (name, model) in self.models {
-            match model {
-                Some(model) => drop(state.models.insert(name, model)),
-                None => drop(state.models.remove(&name)),
-            }
-        }
-        for (group, rollout) in self.rollouts {
-            match rollout {
-                Some(rollout) => drop(state.rollouts.insert(group, rollout)),
-                None => drop(state.rollouts.remove(&group)),
-            }
-        }
-        if let Some(fleet) = self.fleet {
-            state.fleet = fleet;
-        }
-        if let Some(counters) = self.counters {
-            state.counters = counters;
-        }
-        if let Some((plan, _)) = self.plan {
-            let surplus = surplus(state, &plan);
-            state.plans.drain(..surplus);
-            tracing::info!(plan = plan.id, cause = plan.cause, "planned");
-            state.plans.push_back(plan);
-        }
-        told
-    }
-}
-
-/// How many of the oldest plans give way to the newest.
-fn surplus(now: &State, newest: &PlanRecord) -> usize {
-    let mut undone: u64 = newest.changed + now.plans.iter().map(|plan| plan.changed).sum::<u64>();
-    let mut kept = now.plans.len() + 1;
-    let goes = |plan: &&PlanRecord| {
-        let goes = kept > PLANS || undone > UNDONE;
-        (kept, undone) = (kept - 1, undone - plan.changed);
-        goes
-    };
-    now.plans.iter().take_while(goes).count()
-}
-
 /// Whether an assignment gives a device another variant, or tells it of another outcome.
 pub(crate) fn moves(before: Option<&Assignment>, next: &Assignment) -> bool {
     !before.is_some_and(|before| before.variant == next.variant && before.feasible == next.feasible)
@@ -374,13 +308,13 @@ pub(crate) fn moves(before: Option<&Assignment>, next: &Assignment) -> bool {
 
 /// A value to be changed: in `next`, copied there from `now` at its first change.
 fn change<'n, T: Clone>(
-    next: &'n mut BTreeMap<DeviceId, Box<T>>,
-    now: &BTreeMap<DeviceId, Box<T>>,
+    next: &'n mut BTreeMap<DeviceId, T>,
+    now: &BTreeMap<DeviceId, T>,
     id: DeviceId,
 ) -> Option<&'n mut T> {
     use std::collections::btree_map::Entry;
     match next.entry(id) {
         Entry::Occupied(changed) => Some(changed.into_mut()),
-        Entry::Vacant(vacant) => now.get(&id).map(|now| &mut **vacant.insert(now.clone())),
+        Entry::Vacant(vacant) => now.get(&id).map(|now| vacant.insert(now.clone())),
     }
 }

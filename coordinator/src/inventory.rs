@@ -4,13 +4,13 @@ use secateur_common::{
     ByteCount, DeviceId, Generation, Heard, Labels, Ledger, Metric, Name, Report, VariantId,
 };
 use secateur_plan::{Assignment, DeviceView, Ladder, Measurement};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// Variants of which a device's measurements are kept.
 const MEASURED: usize = 16;
 
-/// One device.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+/// One device. There may be very many: what most lack is behind a pointer.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 pub(crate) struct DeviceRecord {
     /// Its name, for people.
     pub(crate) name: Name,
@@ -26,7 +26,7 @@ pub(crate) struct DeviceRecord {
     #[serde(default)]
     pub(crate) failed: Option<Generation>,
     /// Its newest report.
-    pub(crate) newest: Option<Heard>,
+    pub(crate) newest: Option<Box<Heard>>,
     /// The update that led to what it runs.
     pub(crate) shipped: Option<Shipped>,
     /// All update bytes that it was served.
@@ -49,7 +49,7 @@ pub(crate) struct Hello {
 }
 
 /// An update that a device activated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 pub(crate) struct Shipped {
     pub(crate) variant: VariantId,
     /// As received, repeats after a cut included.
@@ -84,7 +84,9 @@ impl DeviceRecord {
     }
 
     /// Takes in a report; one that was heard before is passed over.
-    pub(crate) fn report(&mut self, report: Report, at_unix_s: u64) -> bool {
+    pub(crate) fn report(&mut self, heard: Heard) -> bool {
+        let report = &heard.report;
+        self.heard_unix_s = self.heard_unix_s.max(heard.at_unix_s);
         if self.newest.as_ref().is_some_and(|newest| report.sequence <= newest.report.sequence) {
             return false;
         }
@@ -94,12 +96,12 @@ impl DeviceRecord {
                 measured.push((report.variant, Measurement::default()));
                 measured.len() - 1
             });
-        measured[index].1.add(&report);
+        measured[index].1.add(report);
         if measured.len() > MEASURED {
             // The dense model, measured first, stays: relative limits are taken of it.
             measured.remove(1);
         }
-        self.newest = Some(Heard { at_unix_s, report });
+        self.newest = Some(Box::new(heard));
         true
     }
 

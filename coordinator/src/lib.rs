@@ -7,6 +7,7 @@
 //! `grpc`, disk types at `store`.
 #![forbid(unsafe_code)]
 
+mod alike;
 mod catalog;
 pub mod cli;
 mod config;
@@ -16,6 +17,7 @@ mod families;
 mod forecast;
 mod grpc;
 mod inventory;
+mod journal;
 mod lines;
 mod pruning;
 mod rollout;

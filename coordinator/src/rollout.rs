@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use secateur_common::{DeviceId, Digest, Generation, ModelName, VariantId};
 use secateur_plan::{Plan, Reason};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::CoordinatorError;
 use crate::shared::Shared;
@@ -60,7 +61,7 @@ pub(crate) struct Case {
 pub(crate) struct Found {
     lately: Mutex<VecDeque<(Case, Arc<Means>)>>,
     /// Held while means are sought, so that who needs the same waits for them without a thread.
-    seeking: tokio::sync::Mutex<()>,
+    seeking: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Cases kept.
@@ -94,10 +95,10 @@ pub(crate) async fn directive(
     let means = match shared.found.find(&case) {
         Some(means) => means,
         None => {
-            let _seeking = shared.found.seeking.lock().await;
+            let seeking = shared.found.seeking.clone().lock_owned().await;
             match shared.found.find(&case) {
                 Some(means) => means,
-                None => seek(shared, &case).await?,
+                None => seek(shared, &case, seeking).await?,
             }
         }
     };
@@ -117,15 +118,21 @@ pub(crate) fn wanted(state: &State, id: DeviceId) -> Option<(ModelName, Case)> {
     Some((model, Case { variant, generation, bases }))
 }
 
-async fn seek(shared: &Arc<Shared>, case: &Case) -> Result<Arc<Means>, CoordinatorError> {
-    let (on_thread, Case { variant, generation, bases }) = (shared.clone(), case.clone());
+/// Finds it, though who asked may go meanwhile: the next who asks has it.
+async fn seek(
+    shared: &Arc<Shared>,
+    case: &Case,
+    seeking: OwnedMutexGuard<()>,
+) -> Result<Arc<Means>, CoordinatorError> {
+    let (shared, case) = (shared.clone(), case.clone());
     let sought = tokio::task::spawn_blocking(move || {
-        let (store, updates) = (&on_thread.store, &on_thread.updates);
-        let update = bases.map(|bases| updates.make(store, &bases, variant, generation)).transpose()?;
-        Ok::<_, CoordinatorError>(Means { update, expected: updates::probe(store, variant)? })
+        let _seeking = seeking;
+        let (store, Case { variant, generation, bases }) = (&shared.store, &case);
+        let make = |bases: &Vec<VariantId>| shared.updates.make(store, bases, *variant, *generation);
+        let update = bases.as_ref().map(make).transpose()?;
+        let means = Arc::new(Means { update, expected: updates::probe(store, *variant)? });
+        shared.found.keep(case, means.clone());
+        Ok(means)
     });
-    let means = sought.await.map_err(|error| CoordinatorError::Server(error.to_string()))??;
-    let means = Arc::new(means);
-    shared.found.keep(case.clone(), means.clone());
-    Ok(means)
+    sought.await.map_err(|error| CoordinatorError::Server(error.to_string()))?
 }

@@ -115,16 +115,7 @@ impl Shared {
 
     /// Reports are durable when this returns. The device waits for nothing meanwhile.
     pub(crate) async fn reports(&self, id: DeviceId, reports: Vec<Report>) -> Result<(), CoordinatorError> {
-        let at = (self.clock)();
-        let taken_in = self.orders.change_patiently(move |draft| {
-            let device = draft.device_mut(id)?;
-            device.heard_unix_s = at;
-            for report in reports {
-                device.report(report, at);
-            }
-            draft.due(id);
-            Ok(())
-        });
+        let taken_in = self.orders.change_patiently(move |draft| draft.report(id, reports));
         taken_in.await
     }
 

@@ -67,19 +67,19 @@ fn in_force<'s>(state: &'s State, group: &'s Name) -> impl Iterator<Item = (Mode
         .filter_map(|Assigned { assignment, .. }| Some((assignment.model.clone()?, assignment.variant?)))
 }
 
-fn parents(draft: &Draft<'_>, wanted: &[(DeviceId, Assignment)]) -> Vec<Option<Assignment>> {
+fn parents(draft: &Draft<'_>, wanted: &[(DeviceId, Assignment)]) -> Vec<Option<Arc<Assignment>>> {
     wanted.iter().map(|(id, _)| draft.parent(*id)).collect()
 }
 
 fn members<'d>(
     draft: &'d Draft<'_>,
     wanted: Vec<(DeviceId, Assignment)>,
-    parents: &'d [Option<Assignment>],
+    parents: &'d [Option<Arc<Assignment>>],
 ) -> Vec<Member<'d>> {
-    let member = |((id, wanted), parent): ((DeviceId, Assignment), &'d Option<Assignment>)| {
+    let member = |((id, wanted), parent): ((DeviceId, Assignment), &'d Option<Arc<Assignment>>)| {
         let device = draft.device(id)?;
         let seen = seen(device, draft.is_connected(id));
-        Some(Member { device: &device.view, seen, before: parent.as_ref(), wanted })
+        Some(Member { device: &device.view, seen, before: parent.as_deref(), wanted })
     };
     wanted.into_iter().zip(parents).filter_map(member).collect()
 }

@@ -2,14 +2,17 @@
 //! before it is seen.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use secateur_common::{DeviceId, FleetSpec, Generation, Metric, ModelName, Name, VariantId};
 use secateur_plan::rollout::Rollout;
 use secateur_plan::{Assignment, Ladder, Plan, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::alike::Alike;
 use crate::catalog::ModelRecord;
 use crate::inventory::DeviceRecord;
+use crate::journal::{Journal, Reports};
 use crate::store::records::{self, Counters};
 use crate::store::{Store, StoreError, migrate};
 
@@ -19,7 +22,9 @@ pub(crate) struct State {
     pub(crate) models: BTreeMap<ModelName, ModelRecord>,
     pub(crate) devices: BTreeMap<DeviceId, Box<DeviceRecord>>,
     /// What each device should run: together, the newest plan.
-    pub(crate) assigned: BTreeMap<DeviceId, Box<Assigned>>,
+    pub(crate) assigned: BTreeMap<DeviceId, Assigned>,
+    /// Of what devices reported, what is not in their stored records.
+    pub(crate) journal: Journal,
     pub(crate) fleet: FleetSpec,
     /// The newest plan last, with those before it that can still be told.
     pub(crate) plans: VecDeque<PlanRecord>,
@@ -28,13 +33,48 @@ pub(crate) struct State {
     pub(crate) rollouts: BTreeMap<Name, Rollout>,
 }
 
-/// What one device should run.
+/// What one device should run. Devices that are alike share it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Assigned {
     pub(crate) device: DeviceId,
-    pub(crate) assignment: Assignment,
+    #[serde(with = "shared")]
+    pub(crate) assignment: Arc<Assignment>,
     /// The device's last moves and failures, newest first.
-    pub(crate) history: Vec<String>,
+    #[serde(with = "shared")]
+    pub(crate) history: Arc<Vec<String>>,
+}
+
+/// Serde for what is shared in memory and stored with each.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, s: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, s)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(d).map(Arc::new)
+    }
+}
+
+/// What of devices' assignments was alike lately.
+#[derive(Debug, Default)]
+pub(crate) struct Likenesses {
+    assignments: Alike<Arc<Assignment>>,
+    histories: Alike<Arc<Vec<String>>>,
+}
+
+impl Likenesses {
+    /// As `assigned`, sharing with those that are alike.
+    pub(crate) fn share(&mut self, assigned: Assigned) -> Assigned {
+        let Assigned { device, assignment, history } = assigned;
+        let (assignment, history) = (self.assignments.one(assignment), self.histories.one(history));
+        Assigned { device, assignment, history }
+    }
 }
 
 /// A plan's head: its assignments are each device's own, and what it changed is in [`Undo`].
@@ -61,37 +101,62 @@ impl Assigned {
     /// Writes a line into the history.
     pub(crate) fn note(&mut self, mut line: String) {
         line.truncate(line.floor_char_boundary(secateur_common::caps::TEXT_BYTES));
-        self.history.insert(0, line);
-        self.history.truncate(HISTORY);
+        line.shrink_to_fit();
+        let older = self.history.iter().take(HISTORY - 1).cloned();
+        self.history = Arc::new(std::iter::once(line).chain(older).collect());
     }
+}
+
+/// The most that who is assigned this may receive in a day.
+pub(crate) fn cap(assignment: &Assignment) -> Option<u64> {
+    Some(assignment.budget.get(Metric::DownloadBytesPerDay)? as u64)
 }
 
 impl State {
     pub(crate) fn load(store: &dyn Store) -> Result<Self, StoreError> {
         migrate(store)?;
         let models: Vec<ModelRecord> = records::all(store)?;
-        let devices: Vec<DeviceRecord> = records::all(store)?;
-        let assigned: Vec<Assigned> = records::all(store)?;
         let rollouts: Vec<Rollout> = records::all(store)?;
-        Ok(Self {
+        let mut state = Self {
             models: models.into_iter().map(|model| (model.ladder.model.clone(), model)).collect(),
-            devices: devices.into_iter().map(|device| (device.view.id, Box::new(device))).collect(),
-            assigned: assigned.into_iter().map(|assigned| (assigned.device, Box::new(assigned))).collect(),
             fleet: records::all(store)?.pop().unwrap_or_default(),
             plans: records::all(store)?.into(),
             counters: records::all(store)?.pop().unwrap_or_default(),
             rollouts: rollouts.into_iter().map(|rollout| (rollout.group.clone(), rollout)).collect(),
-        })
+            ..Self::default()
+        };
+        records::each(store, |device: DeviceRecord| {
+            state.devices.insert(device.view.id, Box::new(device));
+        })?;
+        let mut alike = Likenesses::default();
+        records::each(store, |assigned: Assigned| {
+            state.assigned.insert(assigned.device, alike.share(assigned));
+        })?;
+        records::each(store, |reports: Reports| state.hear(reports))?;
+        Ok(state)
+    }
+
+    /// Takes in reports that were stored after their devices' records.
+    fn hear(&mut self, reports: Reports) {
+        self.journal.add(&reports);
+        for told in reports.told {
+            let device = self.devices.get_mut(&told.device);
+            if let Some(device) = device
+                && device.report(told.heard)
+            {
+                device.sent = told.sent;
+            }
+        }
     }
 
     /// The assignment of a device in the newest plan.
     pub(crate) fn assignment(&self, id: DeviceId) -> Option<&Assignment> {
-        self.assigned.get(&id).map(|assigned| &assigned.assignment)
+        self.assigned.get(&id).map(|assigned| &*assigned.assignment)
     }
 
     /// The most that a device may receive in a day.
     pub(crate) fn cap(&self, id: DeviceId) -> Option<u64> {
-        Some(self.assignment(id)?.budget.get(Metric::DownloadBytesPerDay)? as u64)
+        self.assignment(id).and_then(cap)
     }
 
     /// The newest plan's head; of id 0 where there is none yet.
@@ -102,7 +167,7 @@ impl State {
     /// The newest plan, whole.
     pub(crate) fn whole_plan(&self) -> Plan {
         let PlanRecord { id, parent, .. } = self.plan();
-        let each = self.assigned.iter().map(|(id, assigned)| (*id, assigned.assignment.clone()));
+        let each = self.assigned.iter().map(|(id, assigned)| (*id, (*assigned.assignment).clone()));
         Plan { id, parent, assignments: each.collect() }
     }
 
@@ -113,7 +178,7 @@ impl State {
     /// What the devices of a group are assigned.
     pub(crate) fn members(&self, group: &Name) -> impl Iterator<Item = &Assigned> {
         let member = |assigned: &&Assigned| assigned.assignment.group.as_ref() == Some(group);
-        self.assigned.values().map(|assigned| &**assigned).filter(member)
+        self.assigned.values().filter(member)
     }
 
     /// A device that goes back to a variant of `model` if its rollout is halted.
@@ -137,14 +202,14 @@ impl State {
 
     /// What a plan for `device` goes on from: its assignment. A device that has accepted a newer generation than that is
     /// ahead of the store, which was restored from a backup: it is held at what it has.
-    pub(crate) fn parent(&self, device: &DeviceRecord) -> Option<Assignment> {
-        let known = self.assignment(device.view.id);
+    pub(crate) fn parent(&self, device: &DeviceRecord) -> Option<Arc<Assignment>> {
+        let known = self.assigned.get(&device.view.id).map(|assigned| &assigned.assignment);
         let newest = known.map_or(Generation(0), |known| known.generation);
         if device.accepted <= newest {
             return known.cloned();
         }
         let variant = device.active.map(|(variant, _)| variant);
-        Some(Assignment {
+        Some(Arc::new(Assignment {
             group: known.and_then(|known| known.group.clone()),
             model: variant.and_then(|variant| self.model_of(variant)).cloned(),
             variant,
@@ -153,6 +218,6 @@ impl State {
             feasible: false,
             reason: Reason::Restored,
             trial: None,
-        })
+        }))
     }
 }

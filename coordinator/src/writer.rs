@@ -8,7 +8,6 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use crate::CoordinatorError;
 use crate::draft::Draft;
@@ -18,16 +17,11 @@ use crate::store::StoreError;
 /// How long a change waits for others, to share the commit; and one that nobody waits for, which can share with more.
 const LINGER: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Changes of one commit, at most.
-const BATCH: usize = 1024;
-/// Changes that wait for the writer, at most; who asks for more waits.
+/// Changes of each kind that wait for the writer, and share a commit, at most; who asks for more waits.
 const QUEUE: usize = 4096;
 
 /// A change that someone asks for, and how it is answered once it is stored or cannot be.
-pub(crate) struct Order {
-    work: Box<dyn FnOnce(&mut Draft<'_>) -> Answer + Send>,
-    linger: Duration,
-}
+type Order = Box<dyn FnOnce(&mut Draft<'_>) -> Answer + Send>;
 
 type Stored = Result<(), Arc<StoreError>>;
 type Answer = Box<dyn FnOnce(Stored) + Send>;
@@ -35,14 +29,20 @@ type Answered<T> = oneshot::Receiver<Result<T, CoordinatorError>>;
 
 /// Where changes are asked for.
 #[derive(Clone)]
-pub(crate) struct Orders(mpsc::Sender<Order>);
+pub(crate) struct Orders {
+    hasty: mpsc::Sender<Order>,
+    patient: mpsc::Sender<Order>,
+}
 
 /// Where they wait.
-pub(crate) type Queue = mpsc::Receiver<Order>;
+pub(crate) struct Queue {
+    hasty: mpsc::Receiver<Order>,
+    patient: mpsc::Receiver<Order>,
+}
 
 pub(crate) fn orders() -> (Orders, Queue) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    (Orders(sender), queue)
+    let ((hasty, hasty_queue), (patient, patient_queue)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
+    (Orders { hasty, patient }, Queue { hasty: hasty_queue, patient: patient_queue })
 }
 
 impl Orders {
@@ -55,7 +55,7 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        self.ordered(order(LINGER, work)).await
+        ordered(&self.hasty, work).await
     }
 
     /// As [`Self::change`], for what nobody waits for: it shares its commit with more.
@@ -66,12 +66,7 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        self.ordered(order(PATIENCE, work)).await
-    }
-
-    async fn ordered<T>(&self, (order, answer): (Order, Answered<T>)) -> Result<T, CoordinatorError> {
-        self.0.send(order).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        ordered(&self.patient, work).await
     }
 
     /// As [`Self::change`], on a thread that may block.
@@ -82,14 +77,22 @@ impl Orders {
         &self,
         work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
     ) -> Result<T, CoordinatorError> {
-        let (order, answer) = order(LINGER, work);
-        self.0.blocking_send(order).map_err(|_| stopped())?;
+        let (order, answer) = order(work);
+        self.hasty.blocking_send(order).map_err(|_| stopped())?;
         answer.blocking_recv().map_err(|_| stopped())?
     }
 }
 
+async fn ordered<T: Send + 'static>(
+    queue: &mpsc::Sender<Order>,
+    work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
+) -> Result<T, CoordinatorError> {
+    let (order, answer) = order(work);
+    queue.send(order).await.map_err(|_| stopped())?;
+    answer.await.map_err(|_| stopped())?
+}
+
 fn order<T: Send + 'static>(
-    linger: Duration,
     work: impl FnOnce(&mut Draft<'_>) -> Result<T, CoordinatorError> + Send + 'static,
 ) -> (Order, Answered<T>) {
     let (answer, answered) = oneshot::channel();
@@ -100,7 +103,7 @@ fn order<T: Send + 'static>(
             let _ = answer.send(result.and_then(|value| Ok(stored.map(|()| value)?)));
         })
     });
-    (Order { work, linger }, answered)
+    (work, answered)
 }
 
 fn stopped() -> CoordinatorError {
@@ -109,33 +112,46 @@ fn stopped() -> CoordinatorError {
 
 /// Writes what is asked for, as long as someone can ask.
 pub(crate) async fn run(shared: Weak<Shared>, mut queue: Queue) {
-    while let Some(orders) = together(&mut queue).await {
+    while let Some(orders) = queue.together().await {
         let Some(shared) = shared.upgrade() else { return };
-        if let Err(error) = tokio::task::spawn_blocking(move || write(&shared, orders)).await {
-            tracing::error!(%error, "a change panicked; those that came with it are dropped");
+        match tokio::task::spawn_blocking(move || write(&shared, orders)).await {
+            // Sessions are woken from here at less cost than from a thread that is none of the runtime's.
+            Ok((stored, answers)) => answers.into_iter().for_each(|answer| answer(stored.clone())),
+            Err(error) => tracing::error!(%error, "a change panicked; those that came with it are dropped"),
         }
     }
 }
 
-/// The next batch: what comes until the least patient of it has waited enough, or it is full.
-async fn together(queue: &mut Queue) -> Option<Vec<Order>> {
-    let first = queue.recv().await?;
-    let mut until = Instant::now() + first.linger;
-    let mut batch = vec![first];
-    while batch.len() < BATCH
-        && let Ok(Some(order)) = tokio::time::timeout_at(until, queue.recv()).await
-    {
-        until = until.min(Instant::now() + order.linger);
-        batch.push(order);
+impl Queue {
+    /// The next batch: what comes until the least patient of it has waited enough. Nobody is woken meanwhile for each
+    /// that comes.
+    async fn together(&mut self) -> Option<Vec<Order>> {
+        let (first, mut hasty) = tokio::select! {
+            biased;
+            order = self.hasty.recv() => (order?, true),
+            order = self.patient.recv() => (order?, false),
+        };
+        let mut batch = vec![first];
+        if !hasty && let Ok(order) = tokio::time::timeout(PATIENCE, self.hasty.recv()).await {
+            batch.push(order?);
+            hasty = true;
+        }
+        if hasty {
+            tokio::time::sleep(LINGER).await;
+        }
+        for queue in [&mut self.hasty, &mut self.patient] {
+            batch.extend(std::iter::from_fn(|| queue.try_recv().ok()).take(QUEUE));
+        }
+        Some(batch)
     }
-    Some(batch)
 }
 
-fn write(shared: &Shared, orders: Vec<Order>) {
+/// Writes them; how that went, and who is to be told.
+fn write(shared: &Shared, orders: Vec<Order>) -> (Stored, Vec<Answer>) {
     let (stored, answers, next, requests) = {
         let now = shared.state();
         let mut draft = Draft::new(&now, &shared.lines, (shared.clock)());
-        let answers: Vec<Answer> = orders.into_iter().map(|order| (order.work)(&mut draft)).collect();
+        let answers: Vec<Answer> = orders.into_iter().map(|order| order(&mut draft)).collect();
         draft.plan();
         let (mut next, requests) = draft.finish();
         let changes = next.changes(&now, &shared.lines);
@@ -154,5 +170,5 @@ fn write(shared: &Shared, orders: Vec<Order>) {
             tracing::error!(error, "what was asked for cannot be stored");
         }
     }
-    answers.into_iter().for_each(|answer| answer(stored.clone()));
+    (stored, answers)
 }

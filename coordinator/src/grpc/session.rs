@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::catalog::SEED;
 use crate::lines::Line;
 use crate::rollout::{self, Directive};
 use crate::shared::Shared;
+use crate::state::cap;
 use crate::updates::TOLERANCE;
 
 /// A device says something in each heartbeat; so much later it counts as gone.
@@ -128,14 +129,23 @@ impl Session {
         }))
         .await?;
         let mut gone_at = Instant::now() + beat + GRACE;
+        let mut clock = pin!(tokio::time::sleep_until(gone_at));
+        let shutdown = self.shutdown.clone();
+        let mut stopped = pin!(shutdown.cancelled());
         loop {
             self.direct().await?;
+            let due = self.retry_at.map_or(gone_at, |at| at.min(gone_at));
+            // Set on only when it rang or would ring late: most messages move no timer.
+            if clock.is_elapsed() || clock.deadline() > due {
+                clock.as_mut().reset(due);
+            }
             tokio::select! {
                 message = incoming.message() => match message? {
                     None => return Ok(()),
                     Some(message) => {
                         gone_at = Instant::now() + beat + GRACE;
-                        self.hear(message, incoming).await?;
+                        // At rest a session holds no room for what it does about a message.
+                        Box::pin(self.hear(message, incoming)).await?;
                     }
                 },
                 () = self.line.wake.notified() => {
@@ -143,13 +153,16 @@ impl Session {
                         return Err(Status::aborted("the device dialled again; this is its older stream"));
                     }
                 }
-                () = tokio::time::sleep_until(self.retry_at.map_or(gone_at, |at| at.min(gone_at))) => {
-                    if Instant::now() >= gone_at {
+                () = &mut clock => {
+                    let now = Instant::now();
+                    if now >= gone_at {
                         return Err(Status::deadline_exceeded("the device is silent"));
                     }
-                    (self.sent, self.retry_at) = (None, None);
+                    if self.retry_at.is_some_and(|at| now >= at) {
+                        (self.sent, self.retry_at) = (None, None);
+                    }
                 }
-                () = self.shutdown.cancelled() => return Err(Status::unavailable("the coordinator stops")),
+                () = &mut stopped => return Err(Status::unavailable("the coordinator stops")),
             }
         }
     }
@@ -224,7 +237,7 @@ impl Session {
             let state = self.shared.state();
             let Some(assignment) = state.assignment(self.id) else { return Ok(()) };
             let watched = assignment.trial.is_some();
-            let download_bytes_per_day = state.cap(self.id).unwrap_or(0);
+            let download_bytes_per_day = cap(assignment).unwrap_or(0);
             (assignment.generation, v1::Limits { download_bytes_per_day, watched })
         };
         if self.limits != Some(limits) {
@@ -234,6 +247,11 @@ impl Session {
         if self.sent == Some(planned) {
             return Ok(());
         }
+        Box::pin(self.assign(planned)).await
+    }
+
+    /// Says the assignment of the generation `planned`, unless the device runs it.
+    async fn assign(&mut self, planned: Generation) -> Result<(), Status> {
         let directive = rollout::directive(&self.shared, self.id).await.map_err(status_of)?;
         self.sent = Some(planned);
         let update = directive.as_ref().and_then(|directive| directive.means.update.as_ref());

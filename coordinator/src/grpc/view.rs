@@ -44,7 +44,7 @@ pub(super) fn device(state: &State, connected: bool, device: &DeviceRecord) -> v
     };
     let Some(assigned) = state.assigned.get(&id) else { return wire };
     let assignment = &assigned.assignment;
-    wire.history = assigned.history.clone();
+    wire.history = (*assigned.history).clone();
     wire.group = assignment.group.as_ref().map(ToString::to_string).unwrap_or_default();
     wire.model = assignment.model.as_ref().map(ToString::to_string).unwrap_or_default();
     wire.budget = Some((&assignment.budget).into());

@@ -198,10 +198,9 @@ impl World {
             today: Default::default(),
             sensed: Default::default(),
         };
-        let (id, now) = (agent.id, self.now);
+        let id = agent.id;
         self.change(|draft| {
-            draft.device_mut(id).unwrap().report(report.clone(), now);
-            draft.due(id);
+            draft.report(id, vec![report.clone()]).unwrap();
         });
     }
 

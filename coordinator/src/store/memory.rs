@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Change, Pair, Store, StoreError};
+use super::{Change, Store, StoreError, Visit};
 
 /// Keys in a map.
 #[derive(Debug, Default)]
@@ -14,10 +14,10 @@ impl Store for Memory {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
+    fn each(&self, prefix: &[u8], to: Visit<'_>) -> Result<(), StoreError> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = map.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
-        Ok(from.map(|(key, value)| (key.clone(), value.clone())).collect())
+        let mut from = map.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        from.try_for_each(|(key, value)| to(key, value))
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 //! Architecture invariant: no other room knows a file, a table or a query. A shared database takes the place of
 //! [`Redb`] by passing [`conformance`].
 
+mod compact;
 mod memory;
 mod migrate;
 pub mod records;
@@ -23,11 +24,14 @@ pub enum StoreError {
     #[error("record {kind} is of version {version}, which this program does not know: run a newer one")]
     Version { kind: &'static str, version: u8 },
     #[error("record {kind} is damaged")]
-    Damaged { kind: &'static str, source: Option<serde_json::Error> },
+    Damaged { kind: &'static str, source: Option<Box<dyn std::error::Error + Send + Sync>> },
 }
 
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// Takes a key and its value.
+pub type Visit<'v> = &'v mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
 
 /// One change of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,11 +50,24 @@ pub trait Store: Send + Sync {
     /// Where the store cannot read.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Gives `to` all keys that begin with `prefix`, in order, with their values; what `to` refuses ends it.
+    ///
+    /// # Errors
+    /// Where the store cannot read, and what `to` refuses with.
+    fn each(&self, prefix: &[u8], to: Visit<'_>) -> Result<(), StoreError>;
+
     /// All keys that begin with `prefix`, in order, with their values.
     ///
     /// # Errors
     /// Where the store cannot read.
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError>;
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
+        let mut found = Vec::new();
+        self.each(prefix, &mut |key, value| {
+            found.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        })?;
+        Ok(found)
+    }
 
     /// Applies `changes` in order, atomically and durably.
     ///
@@ -72,6 +89,12 @@ pub(crate) fn conformance(store: &dyn Store) {
     assert_eq!(store.get(b"b").unwrap().as_deref(), Some(&b""[..]));
     let pair = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
     assert_eq!(store.scan(b"a/").unwrap(), [pair(b"a/1", b"one"), pair(b"a/2", b"two")]);
+    let mut seen = 0;
+    let refused = store.each(b"a/", &mut |_, _| {
+        seen += 1;
+        Err(StoreError::Damaged { kind: "test", source: None })
+    });
+    assert!(refused.is_err() && seen == 1);
     store
         .commit(&[put(b"a/1", b"uno"), Change::Delete(b"a/2".to_vec()), Change::Delete(b"zz".to_vec())])
         .unwrap();

@@ -1,6 +1,7 @@
-//! The records that are stored: a kind, a key, a version byte before the JSON. Keys of numbers are big-endian, so that
-//! they are in order.
+//! The records that are stored: a kind, a key, a version byte before what the kind's form writes. Keys of numbers are
+//! big-endian, so that they are in order.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use secateur_common::{Digest, FleetSpec, ModelName, Name, VariantId};
@@ -8,24 +9,61 @@ use secateur_plan::rollout::Rollout;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::compact::{self, Compact};
 use super::{Change, Store, StoreError};
 use crate::catalog::ModelRecord;
 use crate::inventory::DeviceRecord;
+use crate::journal::Reports;
 use crate::state::{Assigned, PlanRecord, Undo};
 
-/// A record kind: its name for people, the prefix of its keys, its present version.
-pub(crate) trait Record: Serialize + DeserializeOwned {
+/// A record kind: its name for people, the prefix of its keys, its present version, and how it is written.
+pub(crate) trait Record: Sized {
     const KIND: &'static str;
     const PREFIX: &'static [u8];
     const VERSION: u8 = 1;
+    type Form: Form<Self>;
 
     /// The key after the prefix.
     fn key(&self) -> Vec<u8>;
 }
 
+/// How records are written.
+pub(crate) trait Form<R> {
+    fn write(record: &R, to: &mut Vec<u8>);
+    fn read(bytes: &[u8]) -> Result<R, Box<dyn Error + Send + Sync>>;
+}
+
+/// As JSON: what an operator's act writes, and what may get fields.
+pub(crate) struct Json;
+
+/// Compactly: what each report writes.
+pub(crate) struct Compactly;
+
+impl<R: Serialize + DeserializeOwned> Form<R> for Json {
+    fn write(record: &R, to: &mut Vec<u8>) {
+        // Every record is of maps, lists, numbers and texts, which serde_json can always write.
+        serde_json::to_writer(to, record).unwrap_or_default();
+    }
+
+    fn read(bytes: &[u8]) -> Result<R, Box<dyn Error + Send + Sync>> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+impl<R: Compact> Form<R> for Compactly {
+    fn write(record: &R, to: &mut Vec<u8>) {
+        record.put(to);
+    }
+
+    fn read(bytes: &[u8]) -> Result<R, Box<dyn Error + Send + Sync>> {
+        Ok(compact::whole(bytes)?)
+    }
+}
+
 impl Record for ModelRecord {
     const KIND: &'static str = "model";
     const PREFIX: &'static [u8] = b"m/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         self.ladder.model.as_str().as_bytes().to_vec()
     }
@@ -34,14 +72,26 @@ impl Record for ModelRecord {
 impl Record for DeviceRecord {
     const KIND: &'static str = "device";
     const PREFIX: &'static [u8] = b"d/";
+    const VERSION: u8 = 2;
+    type Form = Compactly;
     fn key(&self) -> Vec<u8> {
         self.view.id.as_bytes().to_vec()
+    }
+}
+
+impl Record for Reports {
+    const KIND: &'static str = "reports";
+    const PREFIX: &'static [u8] = b"r/";
+    type Form = Compactly;
+    fn key(&self) -> Vec<u8> {
+        self.number.to_be_bytes().to_vec()
     }
 }
 
 impl Record for Assigned {
     const KIND: &'static str = "assignment";
     const PREFIX: &'static [u8] = b"a/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         self.device.as_bytes().to_vec()
     }
@@ -51,6 +101,7 @@ impl Record for PlanRecord {
     const KIND: &'static str = "plan";
     const PREFIX: &'static [u8] = b"p/";
     const VERSION: u8 = 2;
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         self.id.to_be_bytes().to_vec()
     }
@@ -59,6 +110,7 @@ impl Record for PlanRecord {
 impl Record for Undo {
     const KIND: &'static str = "undo of a plan";
     const PREFIX: &'static [u8] = b"q/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         self.plan.to_be_bytes().to_vec()
     }
@@ -67,6 +119,7 @@ impl Record for Undo {
 impl Record for Rollout {
     const KIND: &'static str = "rollout";
     const PREFIX: &'static [u8] = b"o/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         self.group.as_str().as_bytes().to_vec()
     }
@@ -75,6 +128,7 @@ impl Record for Rollout {
 impl Record for FleetSpec {
     const KIND: &'static str = "fleet";
     const PREFIX: &'static [u8] = b"f/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         Vec::new()
     }
@@ -90,6 +144,7 @@ pub struct Counters {
 impl Record for Counters {
     const KIND: &'static str = "counters";
     const PREFIX: &'static [u8] = b"c/";
+    type Form = Json;
     fn key(&self) -> Vec<u8> {
         Vec::new()
     }
@@ -98,8 +153,7 @@ impl Record for Counters {
 /// The change that stores `record`.
 pub(crate) fn put<R: Record>(record: &R) -> Change {
     let mut value = vec![R::VERSION];
-    // Every record is of maps, lists, numbers and texts, which serde_json can always write.
-    serde_json::to_writer(&mut value, record).unwrap_or_default();
+    R::Form::write(record, &mut value);
     Change::Put([R::PREFIX, &record.key()].concat(), value)
 }
 
@@ -113,9 +167,24 @@ pub(crate) fn delete_rollout(group: &Name) -> Change {
     Change::Delete([Rollout::PREFIX, group.as_str().as_bytes()].concat())
 }
 
+/// The change that forgets the reports of `number`.
+pub(crate) fn delete_reports(number: u64) -> Change {
+    Change::Delete([Reports::PREFIX, &number.to_be_bytes()].concat())
+}
+
 /// All records of a kind, in the order of their keys.
 pub(crate) fn all<R: Record>(store: &dyn Store) -> Result<Vec<R>, StoreError> {
-    store.scan(R::PREFIX)?.iter().map(|(_, value)| decode(value)).collect()
+    let mut all = Vec::new();
+    each(store, |record| all.push(record))?;
+    Ok(all)
+}
+
+/// Gives `to` all records of a kind, one after the other, in the order of their keys.
+pub(crate) fn each<R: Record>(store: &dyn Store, mut to: impl FnMut(R)) -> Result<(), StoreError> {
+    store.each(R::PREFIX, &mut |_, value| {
+        to(decode(value)?);
+        Ok(())
+    })
 }
 
 /// What leads from the plan `id` back to its parent, if it is still kept.
@@ -131,11 +200,11 @@ pub(crate) fn delete_plan(id: u64) -> [Change; 2] {
 
 fn decode<R: Record>(value: &[u8]) -> Result<R, StoreError> {
     let damaged = |source| StoreError::Damaged { kind: R::KIND, source };
-    let (&version, json) = value.split_first().ok_or(damaged(None))?;
+    let (&version, written) = value.split_first().ok_or(damaged(None))?;
     if version != R::VERSION {
         return Err(StoreError::Version { kind: R::KIND, version });
     }
-    serde_json::from_slice(json).map_err(|error| damaged(Some(error)))
+    R::Form::read(written).map_err(|error| damaged(Some(error)))
 }
 
 /// The change that stores `bytes` under their digest.

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 
-use super::{Change, Pair, Store, StoreError};
+use super::{Change, Store, StoreError, Visit};
 
 /// Pages that redb keeps, bytes; its default is a gigabyte. What is read often is in memory anyway.
-const CACHE_BYTES: usize = 16 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("secateur");
 
@@ -45,20 +45,16 @@ impl Store for Redb {
         get().map_err(failed("read"))
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
-        let scan = || -> Result<Vec<Pair>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(TABLE)?;
-            let mut found = Vec::new();
-            for entry in table.range(prefix..)? {
-                let (key, value) = entry?;
-                if !key.value().starts_with(prefix) {
-                    break;
-                }
-                found.push((key.value().to_vec(), value.value().to_vec()));
+    fn each(&self, prefix: &[u8], to: Visit<'_>) -> Result<(), StoreError> {
+        let range = || Ok(self.0.begin_read()?.open_table(TABLE)?.range(prefix..)?);
+        for entry in range().map_err(failed("read"))? {
+            let (key, value) = entry.map_err(|error| failed("read")(error.into()))?;
+            if !key.value().starts_with(prefix) {
+                break;
             }
-            Ok(found)
-        };
-        scan().map_err(failed("read"))
+            to(key.value(), value.value())?;
+        }
+        Ok(())
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
