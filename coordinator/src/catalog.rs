@@ -27,6 +27,14 @@ pub(crate) struct ModelRecord {
 }
 
 impl ModelRecord {
+    /// Whether it was made of what is given.
+    pub(crate) fn is_of(&self, new: &NewModel) -> bool {
+        let given = |bytes: &Vec<u8>| (!bytes.is_empty()).then(|| Digest::of(bytes));
+        Digest::of(&new.onnx) == self.file
+            && Digest::of(&new.calibration) == self.calibration
+            && given(&new.validation) == self.validation
+    }
+
     /// Under what its family is kept.
     pub(crate) fn family(&self) -> Digest {
         Families::key(self.file, self.calibration)

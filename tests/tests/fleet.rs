@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use secateur_cli::client::Device;
+use secateur_cli::client::{Device, NewModel};
 use secateur_common::{FleetSpec, Metric};
 use secateur_tests::fleet::{Fleet, failure, lenet5};
 
@@ -57,7 +57,10 @@ async fn a_fleet_settles_and_survives_its_coordinator() -> anyhow::Result<()> {
 
     fleet.restart_coordinator(LADDER).await?;
     let mut client = fleet.client().await?;
-    let again = client.model("lenet5").await.map_err(failure)?;
+    // A set-up that runs twice finds what it made; another model does not take its name.
+    let again = client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
+    let other = NewModel { validation: Vec::new(), ..lenet5()? };
+    assert!(client.add_model(other, |_, _, _| {}).await.is_err());
     assert_eq!(again.digest, model.digest);
     let variants = |model: &secateur_cli::client::Model| -> Vec<_> {
         model.rungs.iter().map(|rung| (rung.variant, rung.cost)).collect()

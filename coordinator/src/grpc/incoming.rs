@@ -1,4 +1,4 @@
-//! Connections as they come in. One that says nothing is dropped before anything is built for it, and where no more can be
+//! Connections as they come in. One that does not greet is dropped before anything is built for it, and where no more can be
 //! accepted those that are open go on.
 
 use std::future::Future;
@@ -12,24 +12,28 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 
-/// A connection must say something within this time.
-const FIRST_WORD: Duration = Duration::from_secs(10);
-/// Connections that have said nothing yet, at most; others wait in the system's queue.
+/// What a client of HTTP/2 says first (RFC 9113, section 3.4),
+const GREETING: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One that came in part is looked at again after this time.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Connections that have not greeted yet, at most; others wait in the system's queue.
 const WAITING: usize = 1024;
 /// After a connection that could not be accepted, as where no more files may be open.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that have said something.
+/// Connections that have greeted.
 pub(super) struct Incoming {
     listener: TcpListener,
-    first_word: Duration,
+    patience: Duration,
     waiting: JoinSet<io::Result<TcpStream>>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, first_word: FIRST_WORD, waiting: JoinSet::new(), pause: None }
+        Self { listener, patience: PATIENCE, waiting: JoinSet::new(), pause: None }
     }
 
     /// Accepts what there is and room for.
@@ -43,7 +47,7 @@ impl Incoming {
             }
             match self.listener.poll_accept(context) {
                 Poll::Pending => return,
-                Poll::Ready(Ok((stream, _))) => drop(self.waiting.spawn(spoken(stream, self.first_word))),
+                Poll::Ready(Ok((stream, _))) => drop(self.waiting.spawn(greeted(stream, self.patience))),
                 Poll::Ready(Err(error)) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     self.pause = Some(Box::pin(sleep(PAUSE)));
@@ -69,13 +73,23 @@ impl Stream for Incoming {
     }
 }
 
-/// The connection once its first byte is there, which it keeps.
-async fn spoken(stream: TcpStream, within: Duration) -> io::Result<TcpStream> {
+/// The connection once its greeting is there, which it keeps.
+async fn greeted(stream: TcpStream, within: Duration) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    match tokio::time::timeout(within, stream.peek(&mut [0])).await {
-        Ok(Ok(1)) => Ok(stream),
-        Ok(Ok(_)) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(Err(error)) => Err(error),
+    tokio::time::timeout(within, greeting(&stream)).await??;
+    Ok(stream)
+}
+
+async fn greeting(stream: &TcpStream) -> io::Result<()> {
+    let mut said = [0; GREETING.len()];
+    loop {
+        let length = stream.peek(&mut said).await?;
+        match length {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length if said[..length] != GREETING[..length] => return Err(io::ErrorKind::InvalidData.into()),
+            length if length == GREETING.len() => return Ok(()),
+            _ => sleep(AGAIN).await,
+        }
     }
 }
 
@@ -87,20 +101,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_says_nothing_is_dropped_and_holds_up_nobody() {
+    async fn who_does_not_greet_is_dropped_and_holds_up_nobody() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Incoming { first_word: Duration::from_secs(1), ..Incoming::new(listener) };
-        let mut mute = TcpStream::connect(address).await.unwrap();
-        let mut speaker = TcpStream::connect(address).await.unwrap();
-        speaker.write_all(b"P").await.unwrap();
+        let mut incoming = Incoming { patience: Duration::from_secs(1), ..Incoming::new(listener) };
+        let mut rude = Vec::new();
+        for said in [&b""[..], b"P", b"GET / HTTP/1.1\r\n\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            rude.push(stream);
+        }
+        let mut polite = TcpStream::connect(address).await.unwrap();
+        polite.write_all(&GREETING[..10]).await.unwrap();
+        tokio::task::yield_now().await;
+        polite.write_all(&GREETING[10..]).await.unwrap();
         let heard = incoming.next().await.unwrap().unwrap();
-        assert_eq!(heard.peer_addr().unwrap(), speaker.local_addr().unwrap());
-        let mut byte = [0];
-        let end = tokio::select! {
-            end = mute.read(&mut byte) => end,
-            _ = incoming.next() => panic!("nobody else spoke"),
-        };
-        assert_eq!(end.unwrap_or(0), 0, "it was closed");
+        assert_eq!(heard.peer_addr().unwrap(), polite.local_addr().unwrap());
+        for mut stream in rude {
+            let mut byte = [0];
+            let end = tokio::select! {
+                end = stream.read(&mut byte) => end,
+                _ = incoming.next() => panic!("nobody else greeted"),
+            };
+            assert_eq!(end.unwrap_or(0), 0, "it was closed");
+        }
     }
 }

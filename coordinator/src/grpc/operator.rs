@@ -46,14 +46,16 @@ impl v1::operator_server::Operator for Service {
         request: Request<Streaming<v1::AddModelPart>>,
     ) -> Result<Response<Events>, Status> {
         let (name, new) = receive(request.into_inner()).await?;
+        let model = |model| v1::AddModelEvent { kind: Some(add_model_event::Kind::Model(model)) };
+        if let Some(same) = self.shared.state().models.get(&name).filter(|record| record.is_of(&new)) {
+            // Asked for again, as by a set-up that runs twice.
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(model(view::model(same)))))));
+        }
         reserve(&self.shared, &name).map_err(status_of)?;
         let (events, queue) = mpsc::channel(64);
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || {
-            let last = match add(&shared, &name, new, &events) {
-                Ok(model) => Ok(v1::AddModelEvent { kind: Some(add_model_event::Kind::Model(model)) }),
-                Err(error) => Err(status_of(error)),
-            };
+            let last = add(&shared, &name, new, &events).map(model).map_err(status_of);
             building(&shared).remove(&name);
             let _ = events.blocking_send(last);
         });
@@ -280,7 +282,7 @@ fn reserve(shared: &Arc<Shared>, name: &ModelName) -> Result<(), CoordinatorErro
         return Err(CoordinatorError::Refused(format!("there are {} models already", caps::MODELS)));
     }
     if state.models.contains_key(name) || !building.insert(name.clone()) {
-        return Err(CoordinatorError::Exists(format!("model {name}")));
+        return Err(CoordinatorError::Exists(format!("another model {name}")));
     }
     Ok(())
 }
