@@ -1,20 +1,19 @@
 //! Which rows of a convolution go together: those that add the fewest taps to each other.
 
-use std::ops::Range;
-
 use crate::kernels::{Row, union};
 
-/// Rows in blocks of at most `height`, as even as can be. Each takes the longest row that is left and those that add the
-/// fewest taps to it, then rows change places as long as that spares taps; where all rows are alike, in order.
-pub(super) fn blocks(rows: &[Row], range: Range<usize>, height: usize, alike: bool) -> Vec<Vec<usize>> {
-    let count = range.len().div_ceil(height);
-    let part = |i: usize| range.start + range.len() * i / count;
+/// The indices of `rows` in blocks of at most `height`, as even as can be. Each takes the longest row that is left and those
+/// that add the fewest taps to it, then rows change places as long as that spares taps; where all rows are alike, in order.
+pub(super) fn blocks(rows: &[Row], height: usize) -> Vec<Vec<usize>> {
+    let count = rows.len().div_ceil(height);
+    let part = |i: usize| rows.len() * i / count;
     let mut made: Vec<Vec<usize>> = (0..count).map(|i| (part(i)..part(i + 1)).collect()).collect();
-    if height == 1 || alike || range.len() > SORTED_ROWS {
+    let alike = || rows.windows(2).all(|two| same(&two[0], &two[1]));
+    if height == 1 || count == 1 || rows.len() > SORTED_ROWS || alike() {
         return made;
     }
     let taps = TapSets::new(rows);
-    let mut left: Vec<usize> = range.collect();
+    let mut left: Vec<usize> = (0..rows.len()).collect();
     left.sort_by_key(|&row| std::cmp::Reverse(rows[row].taps.len()));
     for block in &mut made {
         let size = block.len();
@@ -31,6 +30,11 @@ pub(super) fn blocks(rows: &[Row], range: Range<usize>, height: usize, alike: bo
         }
     }
     made
+}
+
+/// Whether two rows have the same taps.
+fn same(a: &Row, b: &Row) -> bool {
+    a.taps.len() == b.taps.len() && a.taps.iter().zip(&b.taps).all(|(a, b)| a.0 == b.0)
 }
 
 /// Lets rows of two blocks change places wherever that spares taps; whether any did.

@@ -1,6 +1,8 @@
 //! A convolution's kernel: its taps as offsets into the input's planes, the places it is computed at, and the ways to
 //! pack it that are worth a trial.
 
+use std::collections::BTreeMap;
+
 use secateur_model::eval::Window;
 
 use super::blocks::blocks;
@@ -139,10 +141,15 @@ impl Plan<'_> {
         let (rows, widths) = (self.rows(), isa.widths().collect::<Vec<_>>());
         let possible = || WAYS.iter().filter(|way| way.wide < widths.len());
         let known = possible().find(|way| Some(way.name) == earlier);
+        let mut groups = BTreeMap::new();
+        let mut packing = |way: &Way| {
+            let groups = groups.entry(way.height).or_insert_with(|| self.groups(&rows, way.height));
+            self.packing(way, widths[way.wide], &rows, groups.clone())
+        };
         let ways: Vec<Packing> = match known {
-            Some(way) => vec![self.packing(way, widths[way.wide], &rows)],
+            Some(way) => vec![packing(way)],
             None => {
-                let all = possible().map(|way| (way, self.packing(way, widths[way.wide], &rows)));
+                let all = possible().map(|way| (way, packing(way)));
                 all.filter(|(way, packing)| packing.is_as_tall_as(way)).map(|(_, packing)| packing).collect()
             }
         };
@@ -154,12 +161,19 @@ impl Plan<'_> {
         })
     }
 
-    /// How a way turns out.
-    fn packing(&self, way: &Way, vectors: Vectors, rows: &[Row]) -> Packing {
+    /// The rows in blocks, none of rows of two groups.
+    fn groups(&self, rows: &[Row], height: usize) -> Vec<Vec<usize>> {
         let share = rows.len() / self.group;
-        let alike = rows.windows(2).all(|two| same(&two[0], &two[1]));
-        let block = |group: usize| blocks(rows, group * share..(group + 1) * share, way.height, alike);
-        let groups: Vec<Vec<usize>> = (0..self.group).flat_map(block).collect();
+        let of = |group: usize| {
+            let first = group * share;
+            let made = blocks(&rows[first..][..share], height);
+            made.into_iter().map(move |block| block.into_iter().map(|row| first + row).collect())
+        };
+        (0..self.group).flat_map(of).collect()
+    }
+
+    /// How a way turns out.
+    fn packing(&self, way: &Way, vectors: Vectors, rows: &[Row], groups: Vec<Vec<usize>>) -> Packing {
         let grid = if way.form == Form::Channels { self.pixels() } else { self.grid(vectors.lanes()) };
         let cycles = estimate(vectors, way.form, rows, &groups, grid.places.len());
         Packing { name: way.name, form: way.form, vectors, groups, grid, cycles }
@@ -226,10 +240,6 @@ const HOPE: f64 = 1.6;
 fn cover(length: usize, lanes: usize, room: bool) -> impl Iterator<Item = usize> {
     let last = if room { length } else { length.saturating_sub(lanes) };
     (0..length.div_ceil(lanes)).map(move |index| (index * lanes).min(last))
-}
-
-fn same(a: &Row, b: &Row) -> bool {
-    a.taps.len() == b.taps.len() && a.taps.iter().zip(&b.taps).all(|(a, b)| a.0 == b.0)
 }
 
 /// Cycles, roughly: two loads or two products at once, and four cycles from a product to the next of the same sum.
