@@ -33,11 +33,11 @@ pub(super) struct Tiles {
     /// Vectors that fit the registers.
     pub(super) registers: usize,
     /// A tile of so many rows at so many vectors of positions.
-    pub(super) tile: fn(usize, usize) -> unsafe fn(&TileArgs),
+    pub(super) tile: fn(usize, usize) -> unsafe fn(&TileArgs<'_>),
     /// A tile of so many positions by so many vectors of channels.
-    pub(super) channels: fn(usize, usize) -> unsafe fn(&TileArgs),
+    pub(super) channels: fn(usize, usize) -> unsafe fn(&TileArgs<'_>),
     /// Two rows of taps of their own at so many vectors of positions, which are so many floats apart, two by two.
-    pub(super) pair: fn(usize, usize) -> unsafe fn(&TileArgs),
+    pub(super) pair: fn(usize, usize) -> unsafe fn(&TileArgs<'_>),
     /// So many rounds of products and nothing else.
     pub(super) peak: unsafe fn(usize) -> f32,
 }
@@ -56,17 +56,17 @@ macro_rules! tiles {
 
         // SAFETY of all below: the caller's.
         $(#[$feature])?
-        unsafe fn tile<const R: usize, const V: usize>(t: &bodies::TileArgs) {
+        unsafe fn tile<const R: usize, const V: usize>(t: &bodies::TileArgs<'_>) {
             unsafe { bodies::tile::<$simd, R, V>(t) }
         }
 
         $(#[$feature])?
-        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs) {
+        unsafe fn pair<const V: usize, const STEP: usize>(t: &bodies::TileArgs<'_>) {
             unsafe { bodies::pair::<$simd, V, STEP>(t) }
         }
 
         $(#[$feature])?
-        unsafe fn channels<const P: usize, const V: usize>(t: &bodies::TileArgs) {
+        unsafe fn channels<const P: usize, const V: usize>(t: &bodies::TileArgs<'_>) {
             unsafe { bodies::channels::<$simd, P, V>(t) }
         }
 

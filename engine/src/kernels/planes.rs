@@ -285,8 +285,7 @@ impl Convolution {
             Form::Channels => (tiles.channels)(width, rows.div_ceil(tiles.lanes)),
         };
         let args = TileArgs {
-            blocks: blocks.as_ptr(),
-            count: blocks.len(),
+            blocks,
             input,
             offsets: self.offsets.as_ptr(),
             weights: self.weights.as_ptr(),

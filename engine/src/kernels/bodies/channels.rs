@@ -9,14 +9,14 @@ use super::tile::{Block, TileArgs};
 /// As [`super::tile`], with one float a place.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usize>(t: &TileArgs) {
+pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usize>(t: &TileArgs<'_>) {
     // SAFETY: the caller's bounds.
     unsafe {
         let mut sources = [t.input; P];
         for p in 0..P {
             sources[p] = t.input.add((*t.places.add(p)).input as usize);
         }
-        for block in t.blocks() {
+        for block in t.blocks {
             one::<S, P, V>(t, block, &sources);
         }
     }
@@ -27,7 +27,7 @@ pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usiz
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn one<S: Simd, const P: usize, const V: usize>(
-    t: &TileArgs,
+    t: &TileArgs<'_>,
     block: &Block,
     sources: &[*const f32; P],
 ) {

@@ -10,12 +10,12 @@ use super::tile::{Block, TileArgs, finish};
 /// # Safety
 /// As [`super::tile`]; and the places are as `STEP` says.
 #[inline(always)]
-pub(in crate::kernels) unsafe fn pair<S: Simd, const V: usize, const STEP: usize>(t: &TileArgs) {
+pub(in crate::kernels) unsafe fn pair<S: Simd, const V: usize, const STEP: usize>(t: &TileArgs<'_>) {
     // SAFETY: the caller's bounds.
     unsafe {
         let even = t.input.add((*t.places).input as usize);
         let odd = t.input.add((*t.places.add(usize::from(V > 1))).input as usize);
-        for block in t.blocks() {
+        for block in t.blocks {
             one::<S, V, STEP>(t, block, [even, odd]);
         }
     }
@@ -25,7 +25,7 @@ pub(in crate::kernels) unsafe fn pair<S: Simd, const V: usize, const STEP: usize
 /// As [`pair`].
 #[inline(always)]
 unsafe fn one<S: Simd, const V: usize, const STEP: usize>(
-    t: &TileArgs,
+    t: &TileArgs<'_>,
     block: &Block,
     sources: [*const f32; 2],
 ) {

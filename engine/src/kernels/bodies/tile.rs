@@ -28,10 +28,9 @@ pub(in crate::kernels) struct Block {
 
 /// Arguments of a tile: some blocks of output channels at some places, each the sum of weighted inputs. A place is a vector
 /// of positions ([`tile()`]) or one position ([`super::channels()`]).
-pub(in crate::kernels) struct TileArgs {
+pub(in crate::kernels) struct TileArgs<'b> {
     /// Of one height.
-    pub(in crate::kernels) blocks: *const Block,
-    pub(in crate::kernels) count: usize,
+    pub(in crate::kernels) blocks: &'b [Block],
     /// Base of the input; `places` and `offsets` count from here.
     pub(in crate::kernels) input: *const f32,
     /// Offsets of the inputs summed, of all blocks.
@@ -54,18 +53,6 @@ pub(in crate::kernels) struct TileArgs {
     pub(in crate::kernels) clamp: Clamp,
 }
 
-impl TileArgs {
-    /// The blocks.
-    ///
-    /// # Safety
-    /// There are as many as the arguments say.
-    #[inline(always)]
-    pub(super) unsafe fn blocks<'a>(&self) -> &'a [Block] {
-        // SAFETY: the caller's.
-        unsafe { std::slice::from_raw_parts(self.blocks, self.count) }
-    }
-}
-
 /// `R` rows of each block at `V` vectors.
 ///
 /// # Safety
@@ -73,14 +60,14 @@ impl TileArgs {
 /// `written` for writing.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // loops over constant lengths, unrolled into registers
-pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs) {
+pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs<'_>) {
     // SAFETY: the caller's bounds.
     unsafe {
         let mut sources = [t.input; V];
         for v in 0..V {
             sources[v] = t.input.add((*t.places.add(v)).input as usize);
         }
-        for block in t.blocks() {
+        for block in t.blocks {
             one::<S, R, V>(t, block, &sources);
         }
     }
@@ -91,7 +78,7 @@ pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
 unsafe fn one<S: Simd, const R: usize, const V: usize>(
-    t: &TileArgs,
+    t: &TileArgs<'_>,
     block: &Block,
     sources: &[*const f32; V],
 ) {
@@ -129,7 +116,7 @@ unsafe fn one<S: Simd, const R: usize, const V: usize>(
 /// As [`tile`].
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-pub(super) unsafe fn finish<S: Simd, const V: usize>(sums: &[S::Vector; V], t: &TileArgs, r: usize) {
+pub(super) unsafe fn finish<S: Simd, const V: usize>(sums: &[S::Vector; V], t: &TileArgs<'_>, r: usize) {
     // SAFETY: the caller's bounds.
     unsafe {
         let to = t.output.add(*t.output_rows.add(r) as usize);
@@ -161,7 +148,7 @@ pub(super) unsafe fn finish<S: Simd, const V: usize>(sums: &[S::Vector; V], t: &
 unsafe fn finish_narrow(
     sums: *const f32,
     [vectors, lanes]: [usize; 2],
-    t: &TileArgs,
+    t: &TileArgs<'_>,
     to: *mut f32,
     residual: *const f32,
 ) {
