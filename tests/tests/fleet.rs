@@ -57,15 +57,17 @@ async fn a_fleet_settles_and_survives_its_coordinator() -> anyhow::Result<()> {
 
     fleet.restart_coordinator(LADDER).await?;
     let mut client = fleet.client().await?;
-    // A set-up that runs twice finds what it made; another model does not take its name.
-    let again = client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
-    let other = NewModel { validation: Vec::new(), ..lenet5()? };
-    assert!(client.add_model(other, |_, _, _| {}).await.is_err());
+    let again = client.model("lenet5").await.map_err(failure)?;
     assert_eq!(again.digest, model.digest);
     let variants = |model: &secateur_cli::client::Model| -> Vec<_> {
         model.rungs.iter().map(|rung| (rung.variant, rung.cost)).collect()
     };
     assert_eq!(variants(&again), variants(&model));
+    // A set-up that runs twice finds what it made; another model does not take its name.
+    let twice = client.add_model(lenet5()?, |_, _, _| {}).await.map_err(failure)?;
+    assert_eq!((&twice.digest, variants(&twice)), (&model.digest, variants(&model)));
+    let other = NewModel { validation: Vec::new(), ..lenet5()? };
+    assert!(client.add_model(other, |_, _, _| {}).await.is_err());
     let known = client.devices().await.map_err(failure)?;
     let intents = |devices: &[Device]| devices.iter().map(intent).collect::<Vec<_>>();
     assert_eq!(intents(&known), intents(&before), "known before anyone reconnects or after");

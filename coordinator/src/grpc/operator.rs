@@ -46,17 +46,11 @@ impl v1::operator_server::Operator for Service {
         request: Request<Streaming<v1::AddModelPart>>,
     ) -> Result<Response<Events>, Status> {
         let (name, new) = receive(request.into_inner()).await?;
-        let model = |model| v1::AddModelEvent { kind: Some(add_model_event::Kind::Model(model)) };
-        if let Some(same) = self.shared.state().models.get(&name).filter(|record| record.is_of(&new)) {
-            // Asked for again, as by a set-up that runs twice.
-            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(model(view::model(same)))))));
-        }
-        reserve(&self.shared, &name).map_err(status_of)?;
         let (events, queue) = mpsc::channel(64);
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || {
-            let last = add(&shared, &name, new, &events).map(model).map_err(status_of);
-            building(&shared).remove(&name);
+            let model = |model| v1::AddModelEvent { kind: Some(add_model_event::Kind::Model(model)) };
+            let last = known_or_added(&shared, &name, new, &events).map(model).map_err(status_of);
             let _ = events.blocking_send(last);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
@@ -287,11 +281,32 @@ fn reserve(shared: &Arc<Shared>, name: &ModelName) -> Result<(), CoordinatorErro
     Ok(())
 }
 
+/// What an operator hears while a model is added.
+type Told = mpsc::Sender<Result<v1::AddModelEvent, Status>>;
+
+/// The model as it is known, where the same is asked for again, as by a set-up that runs twice; else a new one.
+fn known_or_added(
+    shared: &Arc<Shared>,
+    name: &ModelName,
+    new: NewModel,
+    events: &Told,
+) -> Result<v1::Model, CoordinatorError> {
+    // A copy: nobody waits for the digests of large files.
+    let known = shared.state().models.get(name).cloned();
+    if let Some(same) = known.filter(|known| known.is_of(&new)) {
+        return Ok(view::model(&same));
+    }
+    reserve(shared, name)?;
+    let added = add(shared, name, new, events);
+    building(shared).remove(name);
+    added
+}
+
 fn add(
     shared: &Arc<Shared>,
     name: &ModelName,
     new: NewModel,
-    events: &mpsc::Sender<Result<v1::AddModelEvent, Status>>,
+    events: &Told,
 ) -> Result<v1::Model, CoordinatorError> {
     let mut tell = |stage: &str, done: usize, total: usize| {
         let progress = v1::Progress { stage: stage.to_owned(), done: done as u64, total: total as u64 };

@@ -157,19 +157,23 @@ pub(crate) fn put<R: Record>(record: &R) -> Change {
     Change::Put([R::PREFIX, &record.key()].concat(), value)
 }
 
+fn delete<R: Record>(key: &[u8]) -> Change {
+    Change::Delete([R::PREFIX, key].concat())
+}
+
 /// The change that removes the model `name`.
 pub(crate) fn delete_model(name: &ModelName) -> Change {
-    Change::Delete([ModelRecord::PREFIX, name.as_str().as_bytes()].concat())
+    delete::<ModelRecord>(name.as_str().as_bytes())
 }
 
 /// The change that forgets the rollouts of `group`.
 pub(crate) fn delete_rollout(group: &Name) -> Change {
-    Change::Delete([Rollout::PREFIX, group.as_str().as_bytes()].concat())
+    delete::<Rollout>(group.as_str().as_bytes())
 }
 
 /// The change that forgets the reports of `number`.
 pub(crate) fn delete_reports(number: u64) -> Change {
-    Change::Delete([Reports::PREFIX, &number.to_be_bytes()].concat())
+    delete::<Reports>(&number.to_be_bytes())
 }
 
 /// All records of a kind, in the order of their keys.
@@ -195,7 +199,7 @@ pub(crate) fn undo(store: &dyn Store, id: u64) -> Result<Option<Undo>, StoreErro
 
 /// The changes that forget the plan `id`.
 pub(crate) fn delete_plan(id: u64) -> [Change; 2] {
-    [PlanRecord::PREFIX, Undo::PREFIX].map(|prefix| Change::Delete([prefix, &id.to_be_bytes()].concat()))
+    [delete::<PlanRecord>(&id.to_be_bytes()), delete::<Undo>(&id.to_be_bytes())]
 }
 
 fn decode<R: Record>(value: &[u8]) -> Result<R, StoreError> {

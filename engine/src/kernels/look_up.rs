@@ -1,10 +1,10 @@
 //! A sparse matrix whose rows lie in lanes: each table of inputs is held in registers, where every row looks up its own.
 
 use super::bodies::{LookUpArgs, TABLE};
+use super::simd::MOST_LANES as LANES;
 use super::{Aligned, Clamp, Isa};
 
-/// Lanes of a vector, and vectors of a block.
-const LANES: usize = 16;
+/// Vectors of a block.
 const VECTORS: usize = 4;
 
 /// What a step costs for each vector, and what a product by itself does, in cycles.

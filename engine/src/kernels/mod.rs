@@ -22,6 +22,7 @@ pub(crate) use aligned::Aligned;
 pub(crate) use halving::{Halving, Into};
 pub(crate) use matrix::{Matrix, Storage};
 pub(crate) use planes::{Convolution, Form, Grid, Place, Row, union};
+pub(crate) use simd::LANES;
 
 use std::time::{Duration, Instant};
 

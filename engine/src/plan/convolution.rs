@@ -7,10 +7,7 @@ use secateur_model::eval::Window;
 
 use super::blocks::blocks;
 use super::layout::{Gap, Layout, Shape};
-use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, Place, Row, Vectors, union};
-
-/// Lanes of the vectors that every instruction set has.
-const LANES: usize = 8;
+use crate::kernels::{Clamp, Convolution, Form, Grid, Isa, LANES, Place, Row, Vectors, union};
 
 /// A convolution and the layouts that it runs between.
 pub(super) struct Plan<'p> {

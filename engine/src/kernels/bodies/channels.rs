@@ -12,10 +12,7 @@ use super::tile::{Block, TileArgs};
 pub(in crate::kernels) unsafe fn channels<S: Simd, const P: usize, const V: usize>(t: &TileArgs<'_>) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let mut sources = [t.input; P];
-        for p in 0..P {
-            sources[p] = t.input.add((*t.places.add(p)).input as usize);
-        }
+        let sources = t.sources::<P>();
         for block in t.blocks {
             one::<S, P, V>(t, block, &sources);
         }

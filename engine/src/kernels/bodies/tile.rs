@@ -53,6 +53,22 @@ pub(in crate::kernels) struct TileArgs<'b> {
     pub(in crate::kernels) clamp: Clamp,
 }
 
+impl TileArgs<'_> {
+    /// Where each of the places reads from.
+    ///
+    /// # Safety
+    /// There are so many places, and each lies inside the input.
+    #[inline(always)]
+    pub(super) unsafe fn sources<const N: usize>(&self) -> [*const f32; N] {
+        let mut sources = [self.input; N];
+        for (at, source) in sources.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            *source = unsafe { self.input.add((*self.places.add(at)).input as usize) };
+        }
+        sources
+    }
+}
+
 /// `R` rows of each block at `V` vectors.
 ///
 /// # Safety
@@ -63,10 +79,7 @@ pub(in crate::kernels) struct TileArgs<'b> {
 pub(in crate::kernels) unsafe fn tile<S: Simd, const R: usize, const V: usize>(t: &TileArgs<'_>) {
     // SAFETY: the caller's bounds.
     unsafe {
-        let mut sources = [t.input; V];
-        for v in 0..V {
-            sources[v] = t.input.add((*t.places.add(v)).input as usize);
-        }
+        let sources = t.sources::<V>();
         for block in t.blocks {
             one::<S, R, V>(t, block, &sources);
         }
