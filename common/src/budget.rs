@@ -66,6 +66,21 @@ impl Metric {
         }
     }
 
+    /// `value` or a little looser as a limit: one that [`Self::show`] tells in full, so that what is shown can be typed.
+    pub fn shown(self, value: f64) -> f64 {
+        /// The coarsest text has two digits: a tenth is looked through.
+        const STEPS: u32 = 40;
+        const STEP: f64 = 0.003;
+        let lower = self == Self::AccuracyMin;
+        let value = if lower { value } else { value.ceil() };
+        let looser = |step| if lower { 1.0 - STEP * f64::from(step) } else { 1.0 + STEP * f64::from(step) };
+        let told = |step| match self.parse(&self.show(value * looser(step))) {
+            Ok(Limit::Absolute(told)) if lower == (told <= value) || told == value => Some(told),
+            _ => None,
+        };
+        (0..STEPS).find_map(told).unwrap_or(value)
+    }
+
     fn units(self) -> &'static [(&'static str, f64)] {
         match self {
             Self::Macs => COUNT_UNITS,
@@ -359,6 +374,22 @@ mod tests {
         assert_eq!(spec.resolve(|_| None), Err(Metric::LatencyP95));
         let budget = spec.resolve(|_| Some(300.0)).unwrap();
         assert_eq!(budget.get(Metric::LatencyP95), Some(150.0));
+    }
+
+    #[test]
+    fn what_is_shown_can_be_typed() {
+        for metric in Metric::ALL {
+            for value in [0.031, 0.4, 0.7349, 1.0].into_iter().chain((0..60).map(|at| 1.3f64.powi(at))) {
+                let lower = metric == Metric::AccuracyMin;
+                if lower && value > 1.0 {
+                    continue;
+                }
+                let shown = metric.shown(value);
+                assert_eq!(metric.parse(&metric.show(shown)), Ok(Limit::Absolute(shown)), "{metric} {value}");
+                let near = if lower { 0.95 * value..=value } else { value..=(1.12 * value).max(value + 1.0) };
+                assert!(near.contains(&shown), "{metric} {value}: {shown}");
+            }
+        }
     }
 
     #[test]

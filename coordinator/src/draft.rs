@@ -261,7 +261,10 @@ impl<'s> Draft<'s> {
     fn wanted(&mut self, id: DeviceId) -> Option<Assignment> {
         let (device, parent) = (self.device(id)?, self.parent(id));
         let ladder = |model: &ModelName| self.model(model).map(|model| &model.ladder);
-        let plan = |device: &DeviceView| assign(self.fleet(), device, ladder, parent.as_deref());
+        let plan = |device: &DeviceView| {
+            let class = self.now.classes.of(&device.labels);
+            assign(self.fleet(), device, class, ladder, parent.as_deref())
+        };
         let (mut assignment, mut request) = plan(&device.view);
         if assignment.reason.is_drift()
             && let Some(variant) = assignment.variant

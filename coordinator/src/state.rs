@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use secateur_common::{DeviceId, FleetSpec, Generation, Metric, ModelName, Name, VariantId};
 use secateur_plan::rollout::Rollout;
-use secateur_plan::{Assignment, Ladder, Plan, Reason};
+use secateur_plan::{Assignment, Classes, Ladder, Plan, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::alike::Alike;
@@ -21,6 +21,8 @@ use crate::store::{Store, StoreError, migrate};
 pub(crate) struct State {
     pub(crate) models: BTreeMap<ModelName, ModelRecord>,
     pub(crate) devices: BTreeMap<DeviceId, Box<DeviceRecord>>,
+    /// What devices of one class measured, taken of `devices`.
+    pub(crate) classes: Classes,
     /// What each device should run: together, the newest plan.
     pub(crate) assigned: BTreeMap<DeviceId, Assigned>,
     /// Of what devices reported, what is not in their stored records.
@@ -133,6 +135,7 @@ impl State {
             state.assigned.insert(assigned.device, alike.share(assigned));
         })?;
         records::each(store, |reports: Reports| state.hear(reports))?;
+        state.classes = state.devices.values().map(|device| &device.view).collect();
         Ok(state)
     }
 
@@ -147,6 +150,17 @@ impl State {
                 device.sent = told.sent;
             }
         }
+    }
+
+    /// Shows a device as it is now.
+    pub(crate) fn show_device(&mut self, device: Box<DeviceRecord>) {
+        if let Some(before) = self.devices.get(&device.view.id)
+            && before.view.labels != device.view.labels
+        {
+            self.classes.forget(&before.view);
+        }
+        self.classes.learn(&device.view);
+        self.devices.insert(device.view.id, device);
     }
 
     /// The assignment of a device in the newest plan.

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod class;
+mod cost_model;
 mod drift;
 mod ladder;
 mod observe;
@@ -12,6 +14,8 @@ mod planner;
 mod reason;
 pub mod rollout;
 
+pub use class::{Class, Classes};
+pub use cost_model::CostModel;
 pub use drift::pruning_is_to_blame;
 pub use ladder::{Ladder, Rung};
 pub use observe::{DeviceView, Measurement};

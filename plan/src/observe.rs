@@ -1,11 +1,9 @@
-//! What is known of a device: what it measured, and what follows for variants that it has not run.
+//! What is known of a device: what it measured.
 
-use secateur_common::{
-    Accuracy, Budget, BudgetSpec, DeviceId, Generation, Labels, Metric, Micros, Report, VariantId,
-};
+use secateur_common::{Accuracy, DeviceId, Generation, Labels, Metric, Micros, Report, VariantId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Ladder, Rung};
+use crate::Rung;
 
 /// What a device measured with one variant: its newest reports.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -85,6 +83,22 @@ impl Measurement {
         fell.then(|| (first.value(), now.value()))
     }
 
+    /// The value of `metric` that counts, where it was measured.
+    pub(crate) fn value(&self, metric: Metric) -> Option<f64> {
+        let bytes = |bytes: u64| (bytes > 0).then_some(bytes as f64);
+        match metric {
+            Metric::LatencyP95 => self.latency_us(),
+            Metric::EnergyPerInference => self.energy_uj(),
+            Metric::PeakMemoryBytes => bytes(self.memory_bytes),
+            Metric::ModelBytes => bytes(self.model_bytes),
+            Metric::AccuracyMin => {
+                let accuracy = self.own_accuracy();
+                (accuracy.samples > 0).then(|| accuracy.value())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a second report confirms what was measured of `metric`, where one disturbed report says little.
     pub fn confirmed(&self, metric: Metric) -> bool {
         match metric {
@@ -123,60 +137,8 @@ impl DeviceView {
         self.measured.iter().find(|(v, _)| *v == variant).map(|(_, measurement)| measurement)
     }
 
-    /// The value of `metric` for `rung` on this device: measured where it was, else predicted, else computed.
-    pub(crate) fn value(&self, ladder: &Ladder, rung: &Rung, metric: Metric) -> Option<f64> {
-        self.measured_value(rung, metric).or_else(|| self.predicted(ladder, rung, metric)).or_else(|| {
-            match metric {
-                Metric::AccuracyMin => rung.accuracy.map(|accuracy| accuracy.value()),
-                metric => rung.cost.metric(metric),
-            }
-        })
-    }
-
     /// The value of `metric` as this device measured it with `rung`.
     pub(crate) fn measured_value(&self, rung: &Rung, metric: Metric) -> Option<f64> {
-        let measurement = self.measurement(rung.variant)?;
-        match metric {
-            Metric::LatencyP95 => measurement.latency_us(),
-            Metric::EnergyPerInference => measurement.energy_uj(),
-            Metric::PeakMemoryBytes => Some(measurement.memory_bytes as f64).filter(|&bytes| bytes > 0.0),
-            Metric::ModelBytes => Some(measurement.model_bytes as f64).filter(|&bytes| bytes > 0.0),
-            Metric::AccuracyMin => Some(measurement.own_accuracy())
-                .filter(|accuracy| accuracy.samples > 0)
-                .map(|accuracy| accuracy.value()),
-            _ => None,
-        }
-    }
-
-    /// What the measurement nearest in size says of `rung`.
-    ///
-    /// Latency and energy are proportional to the MACs that the engine computes going up, and a fifth of it is taken as fixed going
-    /// down, both on the safe side. Memory is the computed peak times the ratio at which the device measures it.
-    fn predicted(&self, ladder: &Ladder, rung: &Rung, metric: Metric) -> Option<f64> {
-        const FIXED_SHARE: f64 = 0.2;
-        let size = |rung: &Rung| rung.cost.dense_macs.get().max(1) as f64;
-        let known =
-            ladder.rungs.iter().filter_map(|other| Some((other, self.measured_value(other, metric)?)));
-        let distance = |other: &Rung| (size(other) / size(rung)).ln().abs();
-        let (nearest, value) = known.min_by(|(a, _), (b, _)| distance(a).total_cmp(&distance(b)))?;
-        match metric {
-            Metric::LatencyP95 | Metric::EnergyPerInference => {
-                let ratio = size(rung) / size(nearest);
-                Some(value * if ratio < 1.0 { FIXED_SHARE + (1.0 - FIXED_SHARE) * ratio } else { ratio })
-            }
-            Metric::PeakMemoryBytes => {
-                let computed = |rung: &Rung| rung.cost.peak_memory_bytes.get().max(1) as f64;
-                Some(value * computed(rung) / computed(nearest))
-            }
-            _ => None,
-        }
-    }
-
-    /// The device's absolute budget: relative limits are taken of the dense model as this device measures it.
-    ///
-    /// # Errors
-    /// Names the metric of which nothing is known yet.
-    pub(crate) fn budget(&self, ladder: &Ladder, spec: &BudgetSpec) -> Result<Budget, Metric> {
-        spec.resolve(|metric| self.value(ladder, ladder.dense()?, metric))
+        self.measurement(rung.variant)?.value(metric)
     }
 }

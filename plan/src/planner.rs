@@ -7,6 +7,8 @@ use secateur_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::class::{Class, Classes};
+use crate::cost_model::CostModel;
 use crate::rollout::Trial;
 use crate::{DeviceView, Ladder, Measurement, Reason, Rung, choose};
 
@@ -68,13 +70,15 @@ pub fn plan(
     ladders: &BTreeMap<ModelName, Ladder>,
     parent: &Plan,
 ) -> Planned {
+    let classes: Classes = devices.iter().collect();
     let mut planned = Planned {
         plan: Plan { id: parent.id + 1, parent: parent.id, assignments: BTreeMap::new() },
         requests: Vec::new(),
     };
     for device in devices {
         let before = parent.assignments.get(&device.id);
-        let (assignment, request) = assign(policy, device, |model| ladders.get(model), before);
+        let (assignment, request) =
+            assign(policy, device, classes.of(&device.labels), |model| ladders.get(model), before);
         if let Some(request) = request.filter(|request| !planned.requests.contains(request)) {
             planned.requests.push(request);
         }
@@ -83,11 +87,12 @@ pub fn plan(
     planned
 }
 
-/// Plans for one device, which no other device has a say in: what it should run, and the rung that would serve it better.
-/// `ladder` gives the ladder of a model; `before` is what the parent plan assigned to the device.
+/// Plans for one device: what it should run, and the rung that would serve it better. Of other devices only its class has a
+/// say, and only in what is predicted of rungs that the device has not run. `ladder` gives the ladder of a model; `before` is what the parent plan assigned to the device.
 pub fn assign<'l>(
     policy: &FleetSpec,
     device: &DeviceView,
+    class: &Class,
     ladder: impl Fn(&ModelName) -> Option<&'l Ladder>,
     before: Option<&Assignment>,
 ) -> (Assignment, Option<RungRequest>) {
@@ -122,7 +127,8 @@ pub fn assign<'l>(
         feasible: true,
         ..stay(budget, reason)
     };
-    let budget = match device.budget(ladder, &group.budget) {
+    let costs = CostModel::new(device, class);
+    let budget = match costs.budget(ladder, &group.budget) {
         Ok(budget) => budget,
         Err(metric) => return (to(dense, &Budget::default(), Reason::AwaitingDense(metric)), None),
     };
@@ -131,9 +137,9 @@ pub fn assign<'l>(
             || before.model.as_ref() != Some(&group.model)
             || limits_differ(&before.budget, &budget)
     });
-    match choose::best(device, ladder, &budget, current) {
+    match choose::best(&costs, ladder, &budget, current) {
         Some(rung) => {
-            let reason = why_moved(device, ladder, &budget, current, rung, changed.then_some(&group.name));
+            let reason = why_moved(&costs, ladder, &budget, current, rung, changed.then_some(&group.name));
             // Told once, with the figures of then: a drift that goes on makes no new plan at each report.
             let told =
                 before.map(|before| &before.reason).filter(|told| told.is_drift() && reason.is_drift());
@@ -141,22 +147,19 @@ pub fn assign<'l>(
             (to(rung, &budget, reason), None)
         }
         // One disturbed report, not yet confirmed by a second, moves nobody.
-        None if current.is_some_and(|rung| choose::violations(device, ladder, &budget, rung).is_empty()) => {
+        None if current.is_some_and(|rung| choose::violations(&costs, ladder, &budget, rung).is_empty()) => {
             (Assignment { feasible: true, ..stay(&budget, Reason::Kept) }, None)
         }
-        None => match choose::binding(device, ladder, &budget) {
-            None => (stay(&budget, Reason::Kept), None),
-            Some(binding) => match request(device, ladder, &budget) {
-                Some(budget_asked) => {
-                    let request = RungRequest { model: group.model.clone(), budget: budget_asked };
-                    (
-                        Assignment { feasible: true, ..stay(&budget, Reason::AwaitingRung(binding)) },
-                        Some(request),
-                    )
-                }
-                None => (stay(&budget, Reason::Infeasible { binding }), None),
-            },
-        },
+        None => {
+            let broken = choose::nearest(&costs, ladder, &budget, current);
+            let Some(&binding) = broken.first() else { return (stay(&budget, Reason::Kept), None) };
+            let Some(asked) = request(&costs, ladder, &budget) else {
+                let relaxed = broken.iter().map(choose::relaxed).collect();
+                return (stay(&budget, Reason::Infeasible { binding, relaxed }), None);
+            };
+            let awaiting = Assignment { feasible: true, ..stay(&budget, Reason::AwaitingRung(binding)) };
+            (awaiting, Some(RungRequest { model: group.model.clone(), budget: asked }))
+        }
     }
 }
 
@@ -170,7 +173,7 @@ fn limits_differ(a: &Budget, b: &Budget) -> bool {
 }
 
 fn why_moved(
-    device: &DeviceView,
+    costs: &CostModel<'_>,
     ladder: &Ladder,
     budget: &Budget,
     current: Option<&Rung>,
@@ -178,20 +181,20 @@ fn why_moved(
     changed: Option<&Name>,
 ) -> Reason {
     if current.is_some_and(|current| current.variant == chosen.variant) {
-        let drift = device.measurement(chosen.variant).and_then(Measurement::drift);
+        let drift = costs.device.measurement(chosen.variant).and_then(Measurement::drift);
         return drift.map_or(Reason::Kept, |(from, to)| Reason::Drift { from, to });
     }
     if let Some(group) = changed {
         return Reason::BudgetChanged(group.clone());
     }
     let Some(current) = current else { return Reason::First };
-    let broken = budget.violations(|metric| device.value(ladder, current, metric));
+    let broken = budget.violations(|metric| costs.value(ladder, current, metric));
     broken.first().map_or(Reason::Improved, |violation| Reason::Moved(*violation))
 }
 
-/// The computed costs that a new rung must keep so that `device` meets `budget`; `None` where pruning cannot help:
+/// The computed costs that a new rung must keep so that the device meets `budget`; `None` where pruning cannot help:
 /// a limit is on what pruning does not lower, or was found to be out of reach.
-fn request(device: &DeviceView, ladder: &Ladder, budget: &Budget) -> Option<Budget> {
+fn request(costs: &CostModel<'_>, ladder: &Ladder, budget: &Budget) -> Option<Budget> {
     /// Measured metrics are asked for with this much to spare, since they are predicted.
     const SPARE: f64 = 0.9;
     let dense = ladder.dense()?;
@@ -205,15 +208,14 @@ fn request(device: &DeviceView, ladder: &Ladder, budget: &Budget) -> Option<Budg
             Metric::Macs | Metric::ModelBytes => tighten(metric, limit),
             Metric::PeakMemoryBytes => {
                 let unit =
-                    device.value(ladder, dense, metric)? / dense.cost.peak_memory_bytes.get().max(1) as f64;
-                let spare = if device.measured.is_empty() { 1.0 } else { SPARE };
+                    costs.value(ladder, dense, metric)? / dense.cost.peak_memory_bytes.get().max(1) as f64;
+                let spare = if costs.device.measured.is_empty() { 1.0 } else { SPARE };
                 tighten(metric, limit / unit * spare);
             }
             Metric::LatencyP95 | Metric::EnergyPerInference => {
-                // Follow the smallest rung that was measured: it tells most about still smaller ones.
-                let measured =
-                    ladder.rungs.iter().filter_map(|r| Some((r, device.measured_value(r, metric)?)));
-                let (rung, value) = measured.min_by_key(|(rung, _)| rung.cost.dense_macs)?;
+                // Follow the smallest rung that is known: it tells most about still smaller ones.
+                let known = ladder.rungs.iter().filter_map(|rung| Some((rung, costs.known(rung, metric)?)));
+                let (rung, value) = known.min_by_key(|(rung, _)| rung.cost.dense_macs)?;
                 tighten(Metric::Macs, rung.cost.dense_macs.get() as f64 * (limit / value).min(1.0) * SPARE);
             }
             Metric::AccuracyMin | Metric::DownloadBytesPerDay => {}

@@ -33,6 +33,9 @@ pub enum Reason {
     Infeasible {
         /// The limit that binds, with the best that was found.
         binding: Violation,
+        /// The smallest relaxation that would do: new values of the limits that must give way, worst first.
+        #[serde(default)]
+        relaxed: Vec<(Metric, f64)>,
     },
     /// The device's accuracy fell though its variant is the same: the data has changed, and pruning less would not help.
     Drift {
@@ -84,11 +87,14 @@ impl fmt::Display for Reason {
                 write!(f, "waiting: {metric} is relative to the dense model, which is measured first")
             }
             Self::AwaitingRung(violation) => write!(f, "waiting: a rung is being pruned, {violation}"),
-            Self::Infeasible { binding } => {
-                let metric = binding.metric;
-                let word = if metric == Metric::AccuracyMin { "lower" } else { "raise" };
-                write!(f, "infeasible: {binding}; {word} it to {} or more", metric.show(binding.actual))?;
-                if metric == Metric::AccuracyMin { f.write_str(" (or loosen another limit)") } else { Ok(()) }
+            Self::Infeasible { binding, relaxed } => {
+                write!(f, "infeasible: {binding}")?;
+                for (at, (metric, value)) in relaxed.iter().enumerate() {
+                    let before = if at == 0 { "; it would fit with" } else { " and" };
+                    let sign = if *metric == Metric::AccuracyMin { "≥" } else { "≤" };
+                    write!(f, "{before} {metric} {sign} {}", metric.show(*value))?;
+                }
+                Ok(())
             }
             Self::Drift { from, to } => write!(
                 f,

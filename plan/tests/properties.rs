@@ -144,7 +144,7 @@ proptest! {
             prop_assert_eq!(assignment.variant, before.variant);
             prop_assert_eq!(assignment.generation, before.generation);
             match &assignment.reason {
-                Reason::Infeasible { binding } => {
+                Reason::Infeasible { binding, .. } => {
                     prop_assert!(floor_known && !assignment.feasible);
                     prop_assert_eq!(binding.metric, Metric::ModelBytes);
                 }

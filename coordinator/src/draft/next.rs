@@ -97,7 +97,7 @@ impl Next {
         if !self.reports.told.is_empty() {
             state.journal.add(&self.reports);
         }
-        state.devices.extend(self.devices);
+        self.devices.into_values().for_each(|device| state.show_device(device));
         state.assigned.extend(self.assigned);
         for (name, model) in self.models {
             match model {
