@@ -15,6 +15,8 @@ use crate::trace::Trace;
 #[derive(Clone, Default)]
 pub(crate) struct Models {
     levels: Option<Levels>,
+    /// Of refits' maps.
+    maps: Option<Levels>,
     floats: Option<Floats>,
 }
 
@@ -31,6 +33,10 @@ const COLUMNS: usize = 1 << 12;
 impl Models {
     pub(crate) fn levels(&mut self) -> &mut Levels {
         self.levels.get_or_insert_with(Levels::new)
+    }
+
+    pub(crate) fn maps(&mut self) -> &mut Levels {
+        self.maps.get_or_insert_with(Levels::new)
     }
 
     pub(crate) fn floats(&mut self) -> &mut Floats {
@@ -60,6 +66,17 @@ impl Models {
         Some(encoder.finish())
     }
 
+    /// The stream of the levels of a refit's map, a row for each input that went.
+    pub(crate) fn encode_map(&mut self, levels: &[i32], columns: usize) -> Vec<u8> {
+        let mut encoder = Encoder::new();
+        let mut trace = Trace::new(columns);
+        for levels in levels.chunks(columns) {
+            self.maps().row(&mut encoder, &mut trace, (&mut 0, columns), false, levels, |_| levels::NOTHING);
+            trace.end_row();
+        }
+        encoder.finish()
+    }
+
     /// The stream of exact floats; none if it comes to more than `limit` bytes.
     pub(crate) fn encode_floats(
         &mut self,
@@ -85,9 +102,8 @@ impl Models {
 }
 
 pub(crate) fn old_level(grid: Grid, known: Option<Known<'_>>, at: usize) -> levels::Old {
-    let nothing = levels::Old { sixteenths: 0, kept: false };
-    known.map_or(nothing, |known| match known.context.keeps(known.old[at]) {
-        false if known.context.strict => nothing, // not asked for
+    known.map_or(levels::NOTHING, |known| match known.context.keeps(known.old[at]) {
+        false if known.context.strict => levels::NOTHING, // not asked for
         kept => levels::Old { sixteenths: grid.sixteenths(known.old[at]), kept },
     })
 }

@@ -10,10 +10,11 @@ use crate::digest::Canonical;
 use crate::entry::{Context, Entry, Op, Shape, element_count};
 use crate::gap::BLOCK;
 use crate::gather::IndexSet;
-use crate::job::{GapJob, Job, RowJob, StoredJob};
+use crate::job::{GapJob, Job, MapJob, RowJob, StoredJob};
 use crate::manifest::{Manifest, contradiction};
 use crate::old::{OldReader, count_nonzeros, nonzeros};
 use crate::range::{self, Coder, MARGIN};
+use crate::refit;
 use crate::sink::Sink;
 use crate::skeleton::{Names, Text};
 use crate::text::{self, TextDecoder};
@@ -89,6 +90,8 @@ enum Stage {
     },
     /// Tensor of that number is to begin.
     Tensor(usize),
+    /// The map of that tensor's refit.
+    Map(usize, Box<MapJob>),
     Coded(usize, Job),
     Done,
     Failed,
@@ -234,6 +237,10 @@ impl<'b, S: Sink> Decoder<'b, S> {
                 Some(_) => Err(contradiction("the number of tensors").into()),
             },
             Stage::Tensor(index) => Ok((0, Step::Go(self.begin(index)?))),
+            Stage::Map(index, mut job) => match job.run(bytes, &mut self.state.models)? {
+                (taken, None) => Ok((taken, Step::Wait(Stage::Map(index, job)))),
+                (taken, Some(map)) => Ok((taken, Step::Go(self.make(index, map)?))),
+            },
             Stage::Coded(index, mut job) => match job.run(bytes, &mut self.state)? {
                 (taken, false) => Ok((taken, Step::Wait(Stage::Coded(index, job)))),
                 (taken, true) => {
@@ -285,12 +292,24 @@ impl<'b, S: Sink> Decoder<'b, S> {
     fn begin(&mut self, index: usize) -> Result<Stage, ApplyError> {
         let name = self.names.next()?.ok_or(contradiction("the number of tensors"))?;
         self.state.held.name = name;
-        let entry = self.manifest.tensors[index].clone();
-        if entry == Entry::kept() {
-            self.kept()?;
-            return Ok(Stage::Tensor(index + 1));
+        match &self.manifest.tensors[index] {
+            entry if *entry == Entry::kept() => {
+                self.kept()?;
+                Ok(Stage::Tensor(index + 1))
+            }
+            Entry { shape: Shape::Refitted(axes, map), .. } => {
+                let set = refit::inputs(axes).and_then(|set| self.state.held.sets.get(set));
+                let set = set.ok_or(contradiction("a refit that does not fit the base"))?;
+                Ok(Stage::Map(index, Box::new(MapJob::new(set, *map)?)))
+            }
+            _ => self.make(index, Vec::new()),
         }
-        let (shape, old) = self.shape(&entry)?;
+    }
+
+    /// Makes a tensor at once where nothing is coded for it, else begins to. `map` is that of a refit.
+    fn make(&mut self, index: usize, map: Vec<f32>) -> Result<Stage, ApplyError> {
+        let entry = self.manifest.tensors[index].clone();
+        let (shape, old) = self.shape(&entry, map)?;
         if element_count(&shape) != Some(entry.elements) {
             return Err(contradiction("a tensor's number of elements").into());
         }
@@ -337,7 +356,7 @@ impl<'b, S: Sink> Decoder<'b, S> {
     }
 
     /// The shape of a tensor; and its old values, where there are any of that shape.
-    fn shape(&self, entry: &Entry) -> Result<(Vec<usize>, Option<OldReader>), DecodeError> {
+    fn shape(&self, entry: &Entry, map: Vec<f32>) -> Result<(Vec<usize>, Option<OldReader>), DecodeError> {
         let old = self.base.and_then(|base| base.tensor(&self.state.held.name));
         let missing = contradiction("a tensor that the base does not have");
         match &entry.shape {
@@ -346,9 +365,12 @@ impl<'b, S: Sink> Decoder<'b, S> {
                 let (dtype, shape) = old.ok_or(missing)?;
                 Ok((shape.to_vec(), (dtype == DType::F32).then_some(OldReader::Whole { next: 0 })))
             }
-            Shape::Gathered(axes) => {
-                let (dtype, shape) = old.ok_or(missing)?;
-                let (reader, shape) = OldReader::cut(shape, axes, &self.state.held.sets)?;
+            Shape::Gathered(axes) | Shape::Refitted(axes, _) => {
+                let ((dtype, shape), sets) = (old.ok_or(missing)?, &self.state.held.sets);
+                let (reader, shape) = match entry.shape {
+                    Shape::Refitted(..) => OldReader::refit(shape, axes, sets, map)?,
+                    _ => OldReader::cut(shape, axes, sets)?,
+                };
                 Ok((shape, (dtype == DType::F32).then_some(reader)))
             }
         }

@@ -34,8 +34,17 @@ pub(crate) enum Shape {
     Same,
     /// The base's, its axes cut to index sets: for each axis 0, or one more than the number of a set.
     Gathered(Vec<usize>),
+    /// The base's, cut as with `Gathered`; and the inputs that went are made up for by a map.
+    Refitted(Vec<usize>, MapEntry),
     /// Told here.
     Given(Vec<usize>),
+}
+
+/// The map of a refit: its grid, and the bytes of its stream, which comes before the tensor's.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct MapEntry {
+    pub(crate) grid: Grid,
+    pub(crate) stored: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -107,6 +116,7 @@ const GAP: u8 = 6;
 pub(crate) const OP: u8 = 7;
 const GATHERED: u8 = 1 << 3;
 const GIVEN: u8 = 1 << 4;
+const REFITTED: u8 = GATHERED | GIVEN;
 const CONTEXT: u8 = 1 << 5;
 const THRESHOLD: u8 = 1 << 6;
 const STRICT: u8 = 1 << 7;
@@ -122,6 +132,14 @@ impl Entry {
         let mut bytes = Vec::new();
         self.write(&mut bytes);
         bytes.len()
+    }
+
+    /// Bytes of its streams in the payload.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        match &self.shape {
+            Shape::Refitted(_, map) => self.stored.saturating_add(map.stored),
+            _ => self.stored,
+        }
     }
 
     pub(crate) fn element_bytes(&self) -> usize {
@@ -142,6 +160,7 @@ impl Entry {
             0 => Shape::Same,
             GATHERED => Shape::Gathered(read_axes(reader, sets)?),
             GIVEN => Shape::Given(read_shape(reader)?),
+            REFITTED if format > 2 => Shape::Refitted(read_axes(reader, sets)?, read_map(reader)?),
             _ => return Err(contradiction("a tensor's shape")),
         };
         let elements = reader.count("number of elements", caps::TENSOR_ELEMENTS)?;
@@ -149,11 +168,13 @@ impl Entry {
         let context = read_context(head, reader, matches!(head & OP, SPARSE | DENSE | GAP))?;
         let op = match head & OP {
             KEEP if matches!(shape, Shape::Gathered(_)) => Op::Keep,
-            RULE if needs_base => Op::Rule { threshold: Threshold(u32::from_le_bytes(reader.array()?)) },
+            RULE if matches!(shape, Shape::Same | Shape::Gathered(_)) => {
+                Op::Rule { threshold: Threshold(u32::from_le_bytes(reader.array()?)) }
+            }
             SPARSE => Op::Sparse { grid: read_grid(reader)?, context },
             GAP if format > 1 => Op::Gap { grid: read_grid(reader)?, context },
             DENSE => Op::Dense { context },
-            RAW if !matches!(shape, Shape::Gathered(_)) => {
+            RAW if matches!(shape, Shape::Same | Shape::Given(_)) => {
                 Op::Raw { dtype: DType(i32::from(reader.byte()?)) }
             }
             _ => return Err(contradiction("a tensor's operation")),
@@ -163,6 +184,9 @@ impl Entry {
         }
         if (needs_base || context.is_some()) && !has_base || context.is_some() && !needs_base {
             return Err(contradiction("an operation that needs a base"));
+        }
+        if matches!(shape, Shape::Refitted(..)) && context.is_none() {
+            return Err(contradiction("a refit that serves nothing"));
         }
         if matches!(&shape, Shape::Given(shape) if element_count(shape) != Some(elements)) {
             return Err(contradiction("a tensor's number of elements"));
@@ -204,13 +228,17 @@ impl Entry {
             Shape::Same => bytes.push(head),
             Shape::Gathered(axes) => {
                 bytes.push(head | GATHERED);
-                put(bytes, axes.len() as u64);
-                axes.iter().for_each(|&axis| put(bytes, axis as u64));
+                put_list(bytes, axes);
+            }
+            Shape::Refitted(axes, map) => {
+                bytes.push(head | REFITTED);
+                put_list(bytes, axes);
+                put_grid(bytes, map.grid);
+                put(bytes, map.stored as u64);
             }
             Shape::Given(shape) => {
                 bytes.push(head | GIVEN);
-                put(bytes, shape.len() as u64);
-                shape.iter().for_each(|&dim| put(bytes, dim as u64));
+                put_list(bytes, shape);
             }
         }
         put(bytes, self.elements as u64);
@@ -219,10 +247,7 @@ impl Entry {
         }
         match self.op {
             Op::Rule { threshold } => bytes.extend_from_slice(&threshold.0.to_le_bytes()),
-            Op::Sparse { grid, .. } | Op::Gap { grid, .. } => {
-                put(bytes, grid.multiple().into());
-                put_signed(bytes, grid.exponent());
-            }
+            Op::Sparse { grid, .. } | Op::Gap { grid, .. } => put_grid(bytes, grid),
             Op::Raw { dtype } => bytes.push(dtype.0 as u8),
             Op::Keep | Op::Dense { .. } => {}
         }
@@ -234,6 +259,22 @@ impl Entry {
             put(bytes, self.stored as u64);
         }
     }
+}
+
+/// How many there are, and each.
+fn put_list(bytes: &mut Vec<u8>, list: &[usize]) {
+    put(bytes, list.len() as u64);
+    list.iter().for_each(|&item| put(bytes, item as u64));
+}
+
+fn put_grid(bytes: &mut Vec<u8>, grid: Grid) {
+    put(bytes, grid.multiple().into());
+    put_signed(bytes, grid.exponent());
+}
+
+fn read_map(reader: &mut Reader<'_>) -> Result<MapEntry, DecodeError> {
+    let grid = read_grid(reader)?;
+    Ok(MapEntry { grid, stored: reader.count("stream", caps::UPDATE_BYTES)? })
 }
 
 fn read_axes(reader: &mut Reader<'_>, sets: usize) -> Result<Vec<usize>, DecodeError> {

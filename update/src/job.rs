@@ -2,11 +2,12 @@
 
 use secateur_model::DType;
 
-use crate::codec::{Known, old_float, old_level};
+use crate::codec::{Known, Models, old_float, old_level};
 use crate::decoder::State;
-use crate::entry::Context;
+use crate::entry::{Context, MapEntry};
 use crate::floats::Recent;
 use crate::gap::{BLOCK, Gaps, Plan};
+use crate::gather::IndexSet;
 use crate::grid::Grid;
 use crate::manifest::contradiction;
 use crate::old::OldReader;
@@ -14,7 +15,7 @@ use crate::range::{self, Coder};
 use crate::sink::Sink;
 use crate::text::TextDecoder;
 use crate::trace::Trace;
-use crate::{ApplyError, ans};
+use crate::{ApplyError, DecodeError, ans, levels, refit};
 
 /// Elements of a row that are decoded between two reads of the base.
 const PIECE: usize = 1024;
@@ -166,6 +167,65 @@ impl RowJob {
             }
         }
         Ok(true)
+    }
+}
+
+/// The map of a refit, a row for each input that went.
+pub(crate) struct MapJob {
+    grid: Grid,
+    position: Option<range::Position>,
+    trace: Trace,
+    rows: usize,
+    columns: usize,
+    column: usize,
+    map: Vec<f32>,
+}
+
+impl MapJob {
+    /// # Errors
+    /// Where the map is too large to be held.
+    pub(crate) fn new(set: &IndexSet, entry: MapEntry) -> Result<Self, DecodeError> {
+        let (columns, rows) = (set.kept.len(), set.base - set.kept.len());
+        if columns.saturating_mul(rows) > refit::MAP {
+            return Err(DecodeError::TooLarge { what: "refit's map", limit: refit::MAP });
+        }
+        let position = Some(range::Position::start(entry.stored));
+        Ok(Self {
+            grid: entry.grid,
+            position,
+            trace: Trace::new(columns),
+            rows,
+            columns,
+            column: 0,
+            map: Vec::new(),
+        })
+    }
+
+    /// Goes on with `bytes`: how many it took, and the map when it is complete.
+    pub(crate) fn run(
+        &mut self,
+        bytes: &[u8],
+        models: &mut Models,
+    ) -> Result<(usize, Option<Vec<f32>>), DecodeError> {
+        let position = self.position.take().ok_or(contradiction("a map after its end"))?;
+        let mut coder = range::Decoder::resume(position, bytes);
+        while self.map.len() < self.rows * self.columns {
+            let extent = (&mut self.column, self.columns);
+            let nothing = |_| levels::NOTHING;
+            if !models.maps().row(&mut coder, &mut self.trace, extent, false, &[], nothing) {
+                break;
+            }
+            coder.check()?;
+            let row = self.trace.end_row();
+            self.map.extend(row.iter().map(|&level| self.grid.value(level.into())));
+            self.column = 0;
+        }
+        if self.map.len() == self.rows * self.columns && coder.ready() {
+            return Ok((coder.finish()?, Some(std::mem::take(&mut self.map))));
+        }
+        let (position, taken) = coder.pause();
+        self.position = Some(position);
+        Ok((taken, None))
     }
 }
 

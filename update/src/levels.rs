@@ -20,6 +20,9 @@ pub(crate) struct Old {
     pub(crate) kept: bool,
 }
 
+/// Of an element of which nothing is known.
+pub(crate) const NOTHING: Old = Old { sixteenths: 0, kept: false };
+
 /// The state of the model; carried from tensor to tensor of an update.
 #[derive(Clone)]
 pub(crate) struct Levels {

@@ -28,6 +28,7 @@ mod old;
 mod publish;
 mod range;
 mod raw;
+mod refit;
 mod show;
 mod sink;
 mod skeleton;

@@ -4,13 +4,14 @@
 use secateur_common::{Digest, Generation, VariantId, caps};
 
 use crate::bytes::{Reader, put};
-use crate::entry::{Entry, KEPT_RUN, OP};
+use crate::entry::{Entry, KEPT_RUN, OP, Shape};
 use crate::{DecodeError, Part, text};
 
 /// The first bytes of every update.
 pub(crate) const MAGIC: [u8; 4] = *b"SCUP";
-/// The version of the format that is written; it and all before it are read.
-pub const FORMAT: u8 = 2;
+/// The newest version of the format; it and all before it are read. An update is written in the oldest one, from the
+/// second on, that has what it uses.
+pub const FORMAT: u8 = 3;
 /// A manifest, at most, in bytes.
 const MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a checksum: enough against accidents; the target's digest guards against malice.
@@ -58,7 +59,7 @@ impl Manifest {
             base,
             target,
             generation,
-            format: FORMAT,
+            format: 2,
             skeleton: None,
             sets: SetsEntry::default(),
             tensors: Vec::new(),
@@ -117,6 +118,9 @@ impl Manifest {
         let stored = reader.count("tensor table", MANIFEST_BYTES)?;
         let table = text::decode(&[], reader.take(stored)?, length)?;
         manifest.read_table(&mut Reader(&table))?;
+        if manifest.refits() != (format > 2) {
+            return Err(contradiction("the version of the format"));
+        }
         let payload = manifest.payload_bytes();
         if payload > caps::UPDATE_BYTES {
             return Err(DecodeError::TooLarge { what: "payload", limit: caps::UPDATE_BYTES });
@@ -178,7 +182,7 @@ impl Manifest {
         self.frames.iter().for_each(|frame| body.extend_from_slice(frame));
 
         let mut bytes = MAGIC.to_vec();
-        bytes.push(self.format);
+        bytes.push(if self.refits() { self.format.max(3) } else { self.format });
         put(&mut bytes, body.len() as u64);
         bytes.extend_from_slice(&body);
         let check = check(&bytes);
@@ -209,6 +213,11 @@ impl Manifest {
         table
     }
 
+    /// Whether it has what only the third version of the format has.
+    fn refits(&self) -> bool {
+        self.tensors.iter().any(|entry| matches!(entry.shape, Shape::Refitted(..)))
+    }
+
     /// Bytes before the first frame.
     pub fn header_bytes(&self) -> usize {
         self.header_bytes
@@ -217,7 +226,7 @@ impl Manifest {
     /// Bytes of all frames; each but the last has [`caps::FRAME_BYTES`].
     pub fn payload_bytes(&self) -> usize {
         let skeleton = self.skeleton.map_or(0, |entry| entry.stored);
-        let tensors = self.tensors.iter().map(|entry| entry.stored);
+        let tensors = self.tensors.iter().map(Entry::payload_bytes);
         tensors.fold(skeleton.saturating_add(self.sets.stored), usize::saturating_add)
     }
 

@@ -1,11 +1,12 @@
-//! The old values of a tensor, read from the base in the order in which the new ones are made: as they lie there, or cut
-//! to index sets.
+//! The old values of a tensor, read from the base in the order in which the new ones are made: as they lie there, cut
+//! to index sets, or cut and refitted.
 
 use secateur_common::caps;
 
 use crate::base::Base;
 use crate::gather::IndexSet;
 use crate::manifest::contradiction;
+use crate::refit::{self, Refit};
 use crate::{ApplyError, DecodeError};
 
 /// Elements that are read from the base at once where kept ones lie scattered.
@@ -17,6 +18,8 @@ pub(crate) enum OldReader {
     Whole { next: usize },
     /// Those of a gather.
     Cut(Box<Cut>),
+    /// Those of a gather whose inputs that went are made up for.
+    Refit(Box<Rows>),
 }
 
 /// A gather: `lines` of units along the last axis that is cut, each line under an index of every axis before.
@@ -28,6 +31,40 @@ pub(crate) struct Cut {
     /// Elements of a unit of the last axis.
     unit: usize,
     span: Vec<f32>,
+}
+
+/// Whole rows of the base, refitted one after the other.
+pub(crate) struct Rows {
+    rows: OldReader,
+    set: usize,
+    /// Elements that each input has in a row.
+    unit: usize,
+    map: Vec<f32>,
+    old: Vec<f32>,
+    new: Vec<f32>,
+    /// How much of the new row was given.
+    given: usize,
+}
+
+impl Rows {
+    /// Fills the beginning of `values`, from one row; tells how many.
+    fn fill(
+        &mut self,
+        base: &dyn Base,
+        name: &str,
+        sets: &[IndexSet],
+        values: &mut [f32],
+    ) -> Result<usize, ApplyError> {
+        if self.given == self.new.len() {
+            self.rows.fill(base, name, sets, &mut self.old)?;
+            Refit::new(&sets[self.set], self.unit, &self.map).row(&self.old, &mut self.new);
+            self.given = 0;
+        }
+        let count = values.len().min(self.new.len() - self.given);
+        values[..count].copy_from_slice(&self.new[self.given..][..count]);
+        self.given += count;
+        Ok(count)
+    }
 }
 
 /// An axis under an index set, each kept index standing for `block` neighbours.
@@ -75,6 +112,36 @@ impl OldReader {
         Ok((Self::Cut(Box::new(Cut { next: 0, outer, last, unit, span: Vec::new() })), new))
     }
 
+    /// For a refit of a tensor of `shape`, cut as with [`Self::cut`]; `map` has a row for each input that went.
+    ///
+    /// # Errors
+    /// Where they do not fit.
+    pub(crate) fn refit(
+        shape: &[usize],
+        axes: &[usize],
+        sets: &[IndexSet],
+        map: Vec<f32>,
+    ) -> Result<(Self, Vec<usize>), DecodeError> {
+        let unfit = || contradiction("a refit that does not fit the base");
+        let (_, cut) = Self::cut(shape, axes, sets)?;
+        let number = refit::inputs(axes).ok_or_else(unfit)?;
+        let set = sets.get(number).ok_or_else(unfit)?;
+        let outputs: Vec<_> =
+            axes.iter().enumerate().map(|(at, &axis)| if at == 0 { axis } else { 0 }).collect();
+        let rows = match axes[0] {
+            0 => Self::Whole { next: 0 },
+            _ => Self::cut(shape, &outputs, sets)?.0,
+        };
+        let (from, to): (usize, usize) = (shape[1..].iter().product(), cut[1..].iter().product());
+        let unit = from.checked_div(set.base).ok_or_else(unfit)?;
+        if map.len() != (set.base - set.kept.len()) * set.kept.len() || to != set.kept.len() * unit || to == 0
+        {
+            return Err(unfit());
+        }
+        let rows = Rows { rows, set: number, unit, map, old: vec![0.0; from], new: vec![0.0; to], given: to };
+        Ok((Self::Refit(Box::new(rows)), cut))
+    }
+
     /// The next old values.
     ///
     /// # Errors
@@ -95,6 +162,12 @@ impl OldReader {
                 let mut filled = 0;
                 while filled < values.len() {
                     filled += cut.fill(base, name, sets, &mut values[filled..])?;
+                }
+            }
+            Self::Refit(rows) => {
+                let mut filled = 0;
+                while filled < values.len() {
+                    filled += rows.fill(base, name, sets, &mut values[filled..])?;
                 }
             }
         }

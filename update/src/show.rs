@@ -16,7 +16,7 @@ pub struct TensorUpdate {
     pub elements: u64,
     /// Nonzeros before and after; zeros for a kept one, or one that is no floats.
     pub nonzeros: Change,
-    /// Bytes of its coded stream.
+    /// Bytes of its coded streams.
     pub bytes: u64,
 }
 
@@ -35,6 +35,8 @@ pub enum Operation {
     Dense,
     /// Elements of another type, exactly.
     Raw,
+    /// Levels or exact floats, given what the old tensor comes to where the inputs that stay take over those that went.
+    Refit,
 }
 
 impl TensorUpdate {
@@ -53,6 +55,7 @@ impl std::fmt::Display for Operation {
             Self::Gap => "gap",
             Self::Dense => "dense",
             Self::Raw => "raw",
+            Self::Refit => "refit",
         })
     }
 }
@@ -78,6 +81,7 @@ impl Manifest {
 impl TensorUpdate {
     fn of(entry: &Entry) -> Self {
         let operation = match entry.op {
+            _ if matches!(entry.shape, Shape::Refitted(..)) => Operation::Refit,
             Op::Keep => Operation::Keep,
             Op::Rule { .. } => Operation::Rule,
             Op::Sparse { .. } => Operation::Sparse,
@@ -88,11 +92,11 @@ impl TensorUpdate {
         let derived = matches!(entry.op, Op::Keep | Op::Rule { .. });
         Self {
             operation,
-            gathered: matches!(entry.shape, Shape::Gathered(_)),
+            gathered: matches!(entry.shape, Shape::Gathered(_) | Shape::Refitted(..)),
             from_base: derived || entry.op.context().is_some(),
             elements: entry.elements as u64,
             nonzeros: entry.nonzeros,
-            bytes: entry.stored as u64,
+            bytes: entry.payload_bytes() as u64,
         }
     }
 }

@@ -6,19 +6,22 @@ use crate::codec::{Known, Models, nonzeros};
 use crate::entry::{Change, Context, Entry, Op, Shape, max_gap_elements};
 use crate::gather::{self, Gathers};
 use crate::grid::Grid;
+use crate::refit::{self, Refitted};
 use crate::{gap, raw, threshold};
 
 /// The base's tensor of a name.
-pub(crate) struct Old {
+pub(crate) struct Old<'a> {
     nonzeros: u64,
     /// Where the new shape can be had from it: how, and the tensor so cut.
     cut: Option<(Shape, Tensor)>,
+    /// What was gathered from what.
+    gathered: Option<(&'a Gathers, &'a Tensor)>,
 }
 
-impl Old {
-    pub(crate) fn of(base: Option<&Graph>, gathers: &Gathers, name: &str, new: &Tensor) -> Self {
+impl<'a> Old<'a> {
+    pub(crate) fn of(base: Option<&'a Graph>, gathers: &'a Gathers, name: &str, new: &Tensor) -> Self {
         let Some(old) = base.and_then(|base| base.initializers.get(name)) else {
-            return Self { nonzeros: 0, cut: None };
+            return Self { nonzeros: 0, cut: None, gathered: None };
         };
         let cut = match gathers.axes.get(name) {
             _ if old.shape() == new.shape() => Some((Shape::Same, old.clone())),
@@ -27,16 +30,24 @@ impl Old {
                 gather::cut(old, axes, &gathers.sets).map(|cut| (Shape::Gathered(axes.clone()), cut))
             }
         };
-        Self { nonzeros: nonzeros(old), cut }
+        Self { nonzeros: nonzeros(old), cut, gathered: Some((gathers, old)) }
     }
 
     fn floats(&self) -> Option<(&Shape, &[f32])> {
         self.cut.as_ref().and_then(|(shape, cut)| Some((shape, cut.as_f32()?)))
     }
+
+    /// What the old tensor comes to under the best map from what went to what stays, if that is near to `new`.
+    fn refitted(&self, new: &Tensor, grid: &Grid) -> Option<Refitted> {
+        let (Some((Shape::Gathered(axes), _)), Some((gathers, old))) = (&self.cut, self.gathered) else {
+            return None;
+        };
+        refit::find(gathers, axes, old, new, grid.step())
+    }
 }
 
 /// The entry of `new` and its stream. The models learn what the decoder's will.
-pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, Vec<u8>) {
+pub(crate) fn cheapest(models: &mut Models, old: &Old<'_>, new: &Tensor) -> (Entry, Vec<u8>) {
     if let Some(entry) = derived(old, new) {
         return (entry, Vec::new());
     }
@@ -48,16 +59,21 @@ pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, 
         let stream = raw::encode(new);
         return (entry(Op::Raw { dtype: new.dtype() }, given, old, new, stream.len()), stream);
     };
-    let known = old
-        .floats()
-        .map(|(shape, old)| (shape.clone(), Some(Known { context: threshold::context(old, values), old })));
-    let mut best: Option<(Entry, Vec<u8>, Models)> = None;
     let grid = Grid::of(values);
+    let refitted = grid.as_ref().and_then(|(grid, _)| old.refitted(new, grid));
+    let known = |old| Some(Known { context: threshold::context(old, values), old });
+    let mut starts = vec![Start::new(models, given, None)];
+    starts.extend(old.floats().map(|(shape, old)| Start::new(models, shape.clone(), known(old))));
+    starts.extend(refitted.as_ref().map(|refitted| {
+        Start::new(models, refitted.shape.clone(), known(&refitted.values)).with_map(refitted)
+    }));
+    let mut best: Option<(Entry, Vec<u8>, Models)> = None;
     let bytes = |entry: &Entry, stream: &[u8]| entry.written_bytes() + stream.len();
-    for (shape, known) in [known, Some((given, None))].into_iter().flatten() {
+    for Start { shape, known, map, models } in starts.into_iter().rev() {
         let limit = best.as_ref().map_or(usize::MAX, |best| bytes(&best.0, &best.1));
-        for (op, stream, learnt) in coded(models, (new.shape(), values), grid.as_ref(), known, limit) {
+        for (op, stream, learnt) in coded(&models, (new.shape(), values), grid.as_ref(), known, limit) {
             let entry = entry(op, shape.clone(), old, new, stream.len());
+            let stream = [&map[..], &stream].concat();
             // Of two that cost the same, the one without a context.
             let cost = |entry: &Entry, stream: &[u8]| (bytes(entry, stream), entry.op.context().is_some());
             if best.as_ref().is_none_or(|best| cost(&entry, &stream) < cost(&best.0, &best.1)) {
@@ -70,8 +86,31 @@ pub(crate) fn cheapest(models: &mut Models, old: &Old, new: &Tensor) -> (Entry, 
     (entry, stream)
 }
 
+/// What a tensor may be coded from: the shape and what is known with it, what is told beforehand, and the models then.
+struct Start<'a> {
+    shape: Shape,
+    known: Option<Known<'a>>,
+    map: Vec<u8>,
+    models: Models,
+}
+
+impl<'a> Start<'a> {
+    fn new(models: &Models, shape: Shape, known: Option<Known<'a>>) -> Self {
+        Self { shape, known, map: Vec::new(), models: models.clone() }
+    }
+
+    /// Tells the map of a refit first.
+    fn with_map(mut self, refitted: &Refitted) -> Self {
+        if let Shape::Refitted(_, map) = &mut self.shape {
+            self.map = self.models.encode_map(&refitted.levels, refitted.columns);
+            map.stored = self.map.len();
+        }
+        self
+    }
+}
+
 /// The tensor as it is held already, cut or under a threshold, where that gives it bit for bit.
-fn derived(old: &Old, new: &Tensor) -> Option<Entry> {
+fn derived(old: &Old<'_>, new: &Tensor) -> Option<Entry> {
     let (shape, cut) = old.cut.as_ref()?;
     if same_bits(cut, new) {
         return Some(match shape {
@@ -127,7 +166,7 @@ fn gap_coded(grid: Grid, levels: &[i32], known: Option<Known<'_>>) -> Option<(Op
     (levels.len() <= max_gap_elements(stream.len())).then_some((Op::Gap { grid, context }, stream))
 }
 
-fn entry(op: Op, shape: Shape, old: &Old, new: &Tensor, stored: usize) -> Entry {
+fn entry(op: Op, shape: Shape, old: &Old<'_>, new: &Tensor, stored: usize) -> Entry {
     let nonzeros = match op {
         Op::Raw { .. } => Change::default(),
         _ => Change { before: old.nonzeros, after: nonzeros(new) },

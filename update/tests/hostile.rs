@@ -7,7 +7,7 @@ use common::{layout, mapped, network, reseal, same_bits, weights};
 use proptest::prelude::*;
 use secateur_common::{Digest, Generation};
 use secateur_model::{Graph, Tensor, canonical};
-use secateur_update::{ApplyError, DecodeError, Manifest, Part, apply, encode, publish};
+use secateur_update::{ApplyError, DecodeError, Manifest, Operation, Part, apply, encode, publish};
 
 /// A delta with every operation in it, and its base.
 fn delta() -> (Graph, Vec<u8>) {
@@ -15,6 +15,7 @@ fn delta() -> (Graph, Vec<u8>) {
         common::graph(vec![
             ("cut.weight", Tensor::f32([6, 5], weights(30, seed)).unwrap()),
             ("dense.weight", Tensor::f32([4, 20], weights(80, seed + 1)).unwrap()),
+            ("inputs.weight", Tensor::f32([24, 6], weights(144, seed + 5)).unwrap()),
             ("kept.weight", Tensor::f32([3], weights(3, seed + 2)).unwrap()),
             ("rule.weight", Tensor::f32([5, 5], weights(25, seed + 3)).unwrap()),
             ("shape", Tensor::i64([2], vec![1, seed as i64]).unwrap()),
@@ -32,11 +33,18 @@ fn delta() -> (Graph, Vec<u8>) {
                 tensor.as_f32_mut().unwrap().iter_mut().for_each(rule);
             }
             "dense.weight" => tensor.as_f32_mut().unwrap().iter_mut().for_each(|w| *w *= 1.001),
+            "inputs.weight" => {
+                let narrow = common::graph(vec![("w", common::refitted(tensor, &[0, 1, 2, 4]))]);
+                *tensor = publish(&narrow, 1e-3).initializers["w"].clone();
+            }
             "kept.weight" => {}
             _ => *tensor = other.initializers[name].clone(),
         }
     }
     let update = encode(Some(&base), &target, Generation(3)).unwrap();
+    let operations: Vec<_> =
+        Manifest::read(&update).unwrap().tensors().map(|tensor| tensor.operation).collect();
+    assert!(operations.contains(&Operation::Refit), "{operations:?}");
     (base, update)
 }
 

@@ -92,17 +92,27 @@ fn decoding_takes_256_kib_and_one_row() {
         *tensor = tensor.gathered(1, &kept);
     }
 
+    // As large a map as there may be.
+    let wide = graph(vec![("w", Tensor::f32([300, 256, 3, 3], weights(300 * 2304, 5)).unwrap())]);
+    let half: Vec<usize> = (0..256).step_by(2).collect();
+    let narrow = publish(&graph(vec![("w", common::refitted(&wide.initializers["w"], &half))]), 2e-3);
+
     let mut all = Vec::new();
-    for (base, target) in
-        [(None, &tuned), (Some(&dense), &sparse), (Some(&sparse), &tuned), (Some(&tuned), &cut)]
-    {
+    let pairs = [
+        (None, &tuned),
+        (Some(&dense), &sparse),
+        (Some(&sparse), &tuned),
+        (Some(&tuned), &cut),
+        (Some(&wide), &narrow),
+    ];
+    for (base, target) in pairs {
         let (peak, operations) = peak(base, target);
         println!("{} KiB", peak / 1024);
         assert!(peak <= LIMIT + row, "{peak} bytes");
         all.extend(operations);
     }
-    use Operation::{Dense, Gap, Keep, Raw, Rule, Sparse};
-    for operation in [Keep, Rule, Sparse, Gap, Dense, Raw] {
+    use Operation::{Dense, Gap, Keep, Raw, Refit, Rule, Sparse};
+    for operation in [Keep, Rule, Sparse, Gap, Dense, Raw, Refit] {
         assert!(all.contains(&operation), "nothing measured the operation {operation}");
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{graph, mapped, network, same_bits, weights};
+use common::{graph, mapped, network, refitted, same_bits, weights};
 use proptest::prelude::*;
 use secateur_common::Generation;
 use secateur_model::{Graph, Tensor, canonical};
@@ -92,6 +92,29 @@ fn a_refitted_cut_is_coded_by_what_was_kept() {
     let refitted = publish(&refitted, 2e-3);
     let delta = update(Some(&dense), &refitted).len();
     let full = update(None, &refitted).len();
+    assert!(delta * 2 < full, "{delta} of {full}");
+}
+
+#[test]
+fn what_the_inputs_that_stay_took_over_costs_a_map() {
+    let wide = graph(vec![
+        ("a.weight", Tensor::f32([24, 9], weights(216, 7)).unwrap()),
+        ("b.weight", Tensor::f32([80, 24, 3, 3], weights(80 * 216, 8)).unwrap()),
+        ("c.weight", Tensor::f32([50, 320], weights(16_000, 9)).unwrap()),
+    ]);
+    let kept: Vec<usize> = (0..24).filter(|at| at % 3 > 0).collect();
+    let flat: Vec<usize> = (0..320).filter(|at| at / 4 % 5 < 4).collect();
+    let mut narrow = wide.clone();
+    let mut set = |name: &str, tensor: Tensor| drop(narrow.initializers.insert(name.to_owned(), tensor));
+    set("a.weight", wide.initializers["a.weight"].gathered(0, &kept));
+    let rows: Vec<usize> = (0..80).filter(|at| at % 5 < 4).collect();
+    set("b.weight", refitted(&wide.initializers["b.weight"], &kept).gathered(0, &rows));
+    set("c.weight", wide.initializers["c.weight"].gathered(1, &flat));
+    let narrow = publish(&narrow, 1e-3);
+    let bytes = update(Some(&wide), &narrow);
+    assert_eq!(operations(&bytes)[1], Operation::Refit, "{:?}", operations(&bytes));
+    assert_eq!(bytes[4], 3, "the version that has it");
+    let (delta, full) = (bytes.len(), update(None, &narrow).len());
     assert!(delta * 2 < full, "{delta} of {full}");
 }
 

@@ -61,6 +61,28 @@ pub(crate) fn mapped(graph: &Graph, mut value: impl FnMut(f32) -> f32) -> Graph 
     mapped
 }
 
+/// A layer's `weights` where of its inputs only `kept` are left and have taken over from the others: each row by the same
+/// small map, and by a little more.
+pub(crate) fn refitted(weights_: &Tensor, kept: &[usize]) -> Tensor {
+    let (rows, inputs) = (weights_.shape()[0], weights_.shape()[1]);
+    let unit = weights_.len() / (rows * inputs);
+    let map = weights(inputs * kept.len(), 77);
+    let noise = weights(weights_.len(), 78);
+    let old = weights_.as_f32().unwrap();
+    let mut new = weights_.gathered(1, kept);
+    for (at, value) in new.as_f32_mut().unwrap().iter_mut().enumerate() {
+        let (row, column, within) = (at / (kept.len() * unit), at / unit % kept.len(), at % unit);
+        let gone = (0..inputs).filter(|input| !kept.contains(input));
+        let taken =
+            gone.map(|input| old[(row * inputs + input) * unit + within] * map[input * kept.len() + column]);
+        *value += taken.sum::<f32>();
+        if *value != 0.0 {
+            *value += 0.01 * noise[at];
+        }
+    }
+    new
+}
+
 /// Whether both hold the same bits under the same names.
 pub(crate) fn same_bits(a: &Graph, b: &Graph) -> bool {
     secateur_model::canonical::variant_id(a) == secateur_model::canonical::variant_id(b)
