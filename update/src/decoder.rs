@@ -46,13 +46,19 @@ pub(crate) struct Held<'b> {
     pub(crate) base: Option<&'b dyn Base>,
     pub(crate) name: String,
     pub(crate) sets: Vec<IndexSet>,
+    /// Nonzeros of the base's tensor, where it was read as a whole.
+    nonzeros: u64,
 }
 
 impl Held<'_> {
     /// The next old values.
-    pub(crate) fn fill(&self, reader: &mut OldReader, values: &mut [f32]) -> Result<(), ApplyError> {
+    pub(crate) fn fill(&mut self, reader: &mut OldReader, values: &mut [f32]) -> Result<(), ApplyError> {
         let base = self.base.ok_or(contradiction("an old tensor without a base"))?;
-        reader.fill(base, &self.name, &self.sets, values)
+        reader.fill(base, &self.name, &self.sets, values)?;
+        if matches!(reader, OldReader::Whole { .. }) {
+            self.nonzeros += count_nonzeros(values);
+        }
+        Ok(())
     }
 }
 
@@ -137,7 +143,7 @@ impl<'b, S: Sink> Decoder<'b, S> {
                 Stage::Text(Box::new(TextDecoder::new(text::SLOTS, &prior, entry.stored, length)))
             }
         };
-        let held = Held { base, name: String::new(), sets: Vec::new() };
+        let held = Held { base, name: String::new(), sets: Vec::new(), nonzeros: 0 };
         let output = Output { sink, digest, nonzeros: 0 };
         let state = State { held, models: Models::default(), output };
         Ok(Self { manifest, base, stage, frames: 0, carry: Vec::new(), state, names, decoded: 0 })
@@ -328,10 +334,10 @@ impl<'b, S: Sink> Decoder<'b, S> {
                 },
             ));
         }
-        let before = self.base.map_or(Ok(0), |base| nonzeros(base, name))?;
-        if before != entry.nonzeros.before {
-            return Err(contradiction("a tensor's number of nonzeros").into());
-        }
+        self.state.held.nonzeros = match self.base {
+            Some(base) if !entry.reads_whole_base() => nonzeros(base, name)?,
+            _ => 0, // or counted as it is read
+        };
         output.tensor(name, DType::F32, &shape)?;
         let extent = (entry.elements, columns(self.manifest.format, &shape));
         let job = match entry.op {
@@ -441,7 +447,11 @@ impl<'b, S: Sink> Decoder<'b, S> {
         let entry = &self.manifest.tensors[index];
         match entry.op {
             Op::Raw { .. } => Ok(()),
-            _ if entry.nonzeros.after == self.state.output.nonzeros => Ok(()),
+            _ if entry.nonzeros.after == self.state.output.nonzeros
+                && entry.nonzeros.before == self.state.held.nonzeros =>
+            {
+                Ok(())
+            }
             _ => Err(contradiction("a tensor's number of nonzeros")),
         }
     }

@@ -134,6 +134,12 @@ impl Entry {
         bytes.len()
     }
 
+    /// Whether the base's tensor is read from beginning to end as it is made.
+    pub(crate) fn reads_whole_base(&self) -> bool {
+        let reads = matches!(self.op, Op::Rule { .. }) || self.op.context().is_some();
+        self.shape == Shape::Same && reads
+    }
+
     /// Bytes of its streams in the payload.
     pub(crate) fn payload_bytes(&self) -> usize {
         match &self.shape {

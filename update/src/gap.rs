@@ -19,8 +19,6 @@ const FRESH: usize = 2 * (16 + 2 * 9);
 const MOVED: usize = 15 + 2 * 11;
 /// Models of distances: four positions of the old value in its cell, three sizes.
 const MOVES: usize = 4 * 3;
-/// Marks an element that is known to be zero.
-const ZERO: u8 = u8::MAX;
 /// Elements that are coded at once, at most.
 pub(crate) const BLOCK: usize = 4096;
 
@@ -33,6 +31,7 @@ pub(crate) struct Gaps {
     classes: [Class; CLASSES],
     fresh: Option<Box<Table<FRESH>>>,
     moved: [Option<Box<Table<MOVED>>>; MOVES],
+    open: Option<Box<Open>>,
 }
 
 /// A class that has nonzeros has a table, and elements left before the next one.
@@ -82,6 +81,7 @@ impl Gaps {
             classes: Default::default(),
             fresh: None,
             moved: Default::default(),
+            open: None,
         }
     }
 
@@ -89,20 +89,17 @@ impl Gaps {
     pub(crate) fn plan<'a>(&self, levels: &'a [i32], old: &[f32]) -> Plan<'a> {
         let mut gaps: [Vec<u32>; CLASSES] = Default::default();
         let mut passed = [0u32; CLASSES];
-        let mut classes = [0; BLOCK];
-        for (block, levels) in levels.chunks(BLOCK).enumerate() {
-            let old = old.get(block * BLOCK..).unwrap_or_default();
-            self.classes(&old[..old.len().min(levels.len())], &mut classes);
-            for (&level, class) in levels.iter().zip(classes) {
-                match (class, level) {
-                    (ZERO, _) => {}
-                    (class, 0) => passed[usize::from(class)] += 1,
-                    (class, _) => {
-                        let class = usize::from(class);
-                        gaps[class].push(std::mem::take(&mut passed[class]));
-                    }
-                }
-            }
+        let mut note = |class: usize, level: i32| match level {
+            0 => passed[class] += 1,
+            _ => gaps[class].push(std::mem::take(&mut passed[class])),
+        };
+        if self.context.is_none() {
+            levels.iter().for_each(|&level| note(0, level));
+        }
+        let mut open = Open::new();
+        for (old, levels) in old.chunks(BLOCK).zip(levels.chunks(BLOCK)) {
+            open.find(self, old, 0);
+            open.each().for_each(|(element, class, _)| note(class, levels[element]));
         }
         for (gaps, passed) in gaps.iter_mut().zip(passed).filter(|(gaps, _)| !gaps.is_empty()) {
             gaps.push(passed);
@@ -138,17 +135,23 @@ impl Gaps {
         if self.context.is_none() {
             return self.unknown(coder, plan, (first, at), values);
         }
-        let mut classes = [0; BLOCK];
-        self.classes(old, &mut classes);
-        // Those that may not be zero, without a branch: that they may is as good as random.
-        let (mut open, mut count) = ([0u16; BLOCK], 0);
-        for (element, &class) in classes[..values.len()].iter().enumerate().skip(*at) {
-            open[count] = element as u16;
-            count += usize::from(class != ZERO);
-        }
-        for &element in &open[..count] {
-            let element = usize::from(element);
-            let class = usize::from(classes[element]);
+        let mut open = self.open.take().unwrap_or_else(Open::new);
+        open.find(self, old, *at);
+        let done = self.opened(coder, plan, &open, (first, at), values);
+        self.open = Some(open);
+        done
+    }
+
+    /// The elements of a block that may not be zero.
+    fn opened<C: Symbols>(
+        &mut self,
+        coder: &mut C,
+        plan: &mut Plan<'_>,
+        open: &Open,
+        (first, at): (usize, &mut usize),
+        values: &mut [f32],
+    ) -> Result<bool, DecodeError> {
+        for (element, class, sixteenths) in open.each() {
             let known = &mut self.classes[class];
             if known.left > 0 {
                 known.left -= 1;
@@ -157,7 +160,7 @@ impl Gaps {
                     *at = element;
                     return Ok(false);
                 }
-                values[element] = self.value(coder, plan.level(first + element), old[element])?;
+                values[element] = self.value(coder, plan.level(first + element), sixteenths)?;
                 self.gap(coder, plan, class);
             }
         }
@@ -184,7 +187,7 @@ impl Gaps {
                 if !coder.ready() {
                     return Ok(false);
                 }
-                *value = self.value(coder, plan.level(first + *at), 0.0)?;
+                *value = self.value(coder, plan.level(first + *at), 0)?;
                 self.gap(coder, plan, 0);
                 *at += 1;
             }
@@ -201,21 +204,6 @@ impl Gaps {
         }
     }
 
-    /// The class of each element. Magnitudes are compared as bit patterns: the same order, and done by the vector.
-    fn classes(&self, old: &[f32], classes: &mut [u8; BLOCK]) {
-        let Some(context) = self.context else { return };
-        let bits = |value: f32| value.to_bits() & !(1 << 31);
-        let kept_from = context.threshold.map_or(0, |threshold| bits(f32::from_bits(threshold.0))).max(1);
-        let sizes = self.sizes.map(bits);
-        let strict = context.strict;
-        for (&old, class) in old.iter().zip(classes) {
-            let magnitude = bits(old);
-            let size: u32 = sizes.iter().map(|&size| u32::from(magnitude >= size)).sum();
-            let dropped = if strict { u32::from(ZERO) } else { size };
-            *class = if magnitude >= kept_from { size + SIZES as u32 } else { dropped } as u8;
-        }
-    }
-
     fn gap<C: Symbols>(&mut self, coder: &mut C, plan: &mut Plan<'_>, class: usize) {
         let class_ = &mut self.classes[class];
         if let Some(table) = &mut class_.gaps {
@@ -223,9 +211,8 @@ impl Gaps {
         }
     }
 
-    /// The value of an element that is not zero.
-    fn value<C: Symbols>(&mut self, coder: &mut C, level: i32, old: f32) -> Result<f32, DecodeError> {
-        let old = self.grid.sixteenths(old);
+    /// The value of an element that is not zero, where there was one of `old` 16ths of a step.
+    fn value<C: Symbols>(&mut self, coder: &mut C, level: i32, old: i32) -> Result<f32, DecodeError> {
         let level = match old {
             0 => fresh(coder, self.fresh.get_or_insert_with(|| Box::new(Table::new())), level),
             _ => self.moved(coder, level, old),
@@ -249,6 +236,67 @@ impl Gaps {
         let table = self.moved[quarter * 3 + size].get_or_insert_with(|| Box::new(Table::new()));
         (center + distance(coder, table, level * old.signum() - center)) * old.signum()
     }
+}
+
+/// The elements of a block that may not be zero, with what is known of them.
+struct Open {
+    elements: [u16; BLOCK],
+    classes: [u8; BLOCK],
+    sixteenths: [i32; BLOCK],
+    count: usize,
+}
+
+impl Open {
+    fn new() -> Box<Self> {
+        Box::new(Self { elements: [0; BLOCK], classes: [0; BLOCK], sixteenths: [0; BLOCK], count: 0 })
+    }
+
+    /// Those from element `from` on. Magnitudes are compared as bit patterns: the same order.
+    fn find(&mut self, gaps: &Gaps, old: &[f32], from: usize) {
+        self.count = 0;
+        let Some(context) = gaps.context else { return };
+        let bits = |value: f32| value.to_bits() & !(1 << 31);
+        let kept_from = context.threshold.map_or(0, |threshold| bits(f32::from_bits(threshold.0))).max(1);
+        let open_from = if context.strict { kept_from } else { 0 };
+        let mut count = 0;
+        for (first, old) in (0..BLOCK).step_by(64).zip(old.chunks(64)) {
+            let mut open = mask(old, |old| bits(old) >= open_from);
+            if first < from {
+                open &= u64::MAX.checked_shl((from - first) as u32).unwrap_or(0);
+            }
+            while open != 0 {
+                self.elements[count] = (first as u32 + open.trailing_zeros()) as u16;
+                open &= open - 1;
+                count += 1;
+            }
+        }
+        self.count = count;
+        let sizes = gaps.sizes.map(bits);
+        let known = self.classes.iter_mut().zip(&mut self.sixteenths);
+        for (&element, (class, sixteenths)) in self.elements[..count].iter().zip(known) {
+            let old = old[usize::from(element)];
+            let size: u32 = sizes.iter().map(|&size| u32::from(bits(old) >= size)).sum();
+            let kept = if bits(old) >= kept_from { SIZES as u32 } else { 0 };
+            *class = (size + kept) as u8;
+            *sixteenths = gaps.grid.sixteenths(old);
+        }
+    }
+
+    /// Each: which element, its class, and the old value in 16ths of a step.
+    fn each(&self) -> impl Iterator<Item = (usize, usize, i32)> {
+        let known = self.classes.iter().zip(&self.sixteenths);
+        let each = self.elements[..self.count].iter().zip(known);
+        each.map(|(&element, (&class, &sixteenths))| (usize::from(element), usize::from(class), sixteenths))
+    }
+}
+
+/// Which of up to 64 values it holds for, as bits. Done by the vector, as far as one bit from each of eight bytes.
+fn mask(values: &[f32], holds: impl Fn(f32) -> bool) -> u64 {
+    let mut flags = [0u8; 64];
+    flags.iter_mut().zip(values).for_each(|(flag, &value)| *flag = u8::from(holds(value)));
+    let (eights, _) = flags.as_chunks();
+    let gathered = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().rev().fold(0, |mask, eight| mask << 8 | gathered(eight))
 }
 
 impl Plan<'_> {
