@@ -4,14 +4,14 @@
 #![allow(clippy::print_stdout)] // a bench prints
 
 use secateur_common::Generation;
-use secateur_coordinator::{affords, settled};
+use secateur_coordinator::{Bounds, Precision, affords};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, onnx};
 use secateur_prune::{Family, Holder, Method, Refit, SHARES};
 use secateur_update::encode;
 
-/// As the coordinator's default.
-const NMSE: f64 = 1e-3;
+/// As the coordinator's defaults.
+const BOUNDS: Bounds = Bounds { nmse: 1e-3, divergence: 2e-3 };
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -24,7 +24,18 @@ fn main() -> Result<(), Failure> {
     let inputs = Dataset::from_npz(&std::fs::read(calibration)?)?.inputs();
     let test = Dataset::from_npz(&std::fs::read(test)?)?;
     let family = Family::new(&dense, Method::Obs, 1, Some(&inputs), &mut |_| ())?;
-    let settle = |graph: &Graph, before: Option<&Graph>| settled(graph, before, NMSE);
+    let precision = std::cell::RefCell::new(Precision::default());
+    let settle = |graph: &Graph, before: Option<&Graph>| {
+        let published = precision.borrow_mut().settle(graph, before, &inputs, BOUNDS)?;
+        if std::env::var_os("TOLD").is_some() {
+            eprintln!(
+                "{:?} {:?}",
+                secateur_prune::Sensitivity::new(graph, &inputs)?.divergence(&published),
+                precision.borrow()
+            );
+        }
+        Ok(published)
+    };
     let holder = Holder { settle: &settle, affords: &affords };
     let rungs = family.rungs(&dense, &SHARES, Refit::SHIPPED, &holder, &mut |_| ())?;
     println!("| rung | full bytes | from the rung above | share | accuracy |\n|---|---|---|---|---|");

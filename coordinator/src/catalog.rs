@@ -1,5 +1,6 @@
 //! Models and their ladders: built once, each rung published, evaluated and kept by its digest.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use secateur_common::{Accuracy, Budget, Digest, Generation, Metric, ModelName, VariantId};
@@ -11,6 +12,7 @@ use secateur_update as update;
 use serde::{Deserialize, Serialize};
 
 use crate::families::Families;
+use crate::precision::Precision;
 use crate::store::{Change, Store, records};
 use crate::{Config, CoordinatorError};
 
@@ -24,6 +26,9 @@ pub(crate) struct ModelRecord {
     pub(crate) calibration: Digest,
     /// Validation data as it was given, if it was.
     pub(crate) validation: Option<Digest>,
+    /// How exactly its weights are published.
+    #[serde(default)]
+    pub(crate) precision: Precision,
 }
 
 impl ModelRecord {
@@ -81,7 +86,10 @@ pub(crate) fn build(
     let mut told = |p: secateur_prune::Progress| progress(p.stage, p.done, p.total);
     let key = Families::key(Digest::of(&new.onnx), Digest::of(&new.calibration));
     let family = families.get(key, store, &dense, &inputs, &mut told).map_err(failed)?;
-    let settle = |graph: &Graph, before: Option<&Graph>| settled(graph, before, config.max_nmse);
+    let precision = RefCell::new(Precision::default());
+    let settle = |graph: &Graph, before: Option<&Graph>| {
+        precision.borrow_mut().settle(graph, before, &inputs, config.bounds())
+    };
     let holder = Holder { settle: &settle, affords: &affords };
     let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &holder, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
@@ -89,7 +97,7 @@ pub(crate) fn build(
     let mut made = Vec::new();
     for (index, rung) in rungs.into_iter().enumerate() {
         progress("publishing rungs", index, total);
-        made.push(make(&rung.graph, rung.label, &judge, config)?);
+        made.push(make(rung.graph, rung.label, &judge)?);
     }
     progress("publishing rungs", total, total);
     let mut changes: Vec<Change> = made.iter().map(blob_of).collect();
@@ -99,6 +107,7 @@ pub(crate) fn build(
         file: Digest::of(&new.onnx),
         calibration: Digest::of(&new.calibration),
         validation: (!new.validation.is_empty()).then(|| Digest::of(&new.validation)),
+        precision: precision.into_inner(),
     };
     for (digest, bytes) in [new.onnx, new.calibration, new.validation].map(keep) {
         changes.push(records::put_blob(digest, bytes));
@@ -115,14 +124,6 @@ pub(crate) fn build(
 const STEP_SHARE: f64 = 0.1;
 /// or about what the session does in which it comes: below, a refit that changes less would save nobody anything.
 const STEP_BYTES: f64 = 4096.0;
-
-/// A rung as devices hold it; below another, on the grids of what is left of that one.
-pub fn settled(graph: &Graph, before: Option<&Graph>, max_nmse: f64) -> Graph {
-    match before {
-        Some(before) => update::publish_after(graph, before, max_nmse),
-        None => update::publish(graph, max_nmse),
-    }
-}
 
 /// Whether the update from a rung to the one below is small enough.
 pub fn affords(above: &Graph, rung: &Graph) -> bool {
@@ -154,7 +155,8 @@ pub(crate) fn on_demand(
         None => None,
     };
     let inputs = calibration.inputs();
-    let sizer = |graph: &Graph| update::stored_bytes(&update::publish(graph, config.max_nmse));
+    let mut precision = record.precision.clone();
+    let sizer = |graph: &Graph| update::stored_bytes(&record.precision.publish(graph, None, config.bounds()));
     let unreachable = |asked: &Budget| asked.iter().map(|(metric, limit)| (metric, limit * 1.001)).collect();
     let key = record.family();
     let family = families.get(key, &**store, &dense, &inputs, &mut |_| ());
@@ -172,7 +174,9 @@ pub(crate) fn on_demand(
         }
     };
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
-    let made = make(&pruned.graph, format!("to {}", request.budget), &judge, config)?;
+    let settled = precision.settle(&pruned.graph, None, &inputs, config.bounds());
+    let settled = settled.map_err(|error| CoordinatorError::bad("the model", error))?;
+    let made = make(settled, format!("to {}", request.budget), &judge)?;
     let broken = request.budget.violations(|metric| made.rung.cost.metric(metric));
     let floors = broken.into_iter().map(|violation| (violation.metric, violation.actual)).collect();
     if record.ladder.find(made.rung.variant).is_some() {
@@ -192,9 +196,8 @@ fn blob_of(made: &Made) -> Change {
     records::put_blob(made.rung.variant.0, onnx::write(&made.graph))
 }
 
-/// Publishes a graph: onto its own grid, named by its digest, with what it costs and how well it answers.
-fn make(graph: &Graph, label: String, judge: &Judge<'_>, config: &Config) -> Result<Made, CoordinatorError> {
-    let graph = update::publish(graph, config.max_nmse);
+/// A rung of a published graph: named by its digest, with what it costs and how well it answers.
+fn make(graph: Graph, label: String, judge: &Judge<'_>) -> Result<Made, CoordinatorError> {
     let analysis = cost::analyse(&graph).map_err(|error| CoordinatorError::bad("the model", error))?;
     let cost = analysis.cost(update::stored_bytes(&graph));
     let rung =

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::precision::Bounds;
+
 /// What a coordinator is told.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,9 +24,13 @@ pub struct Config {
     /// The longest that an agent says nothing, seconds.
     #[serde(default = "default_heartbeat_s")]
     pub heartbeat_s: u64,
-    /// Normalised mean squared error that publishing a variant may add to a tensor; 0 keeps every bit.
+    /// Normalised mean squared error that publishing a variant may add to a tensor, at most; 0 keeps every bit.
     #[serde(default = "default_max_nmse")]
     pub max_nmse: f64,
+    /// Divergence that publishing may bring between a variant's answers to the calibration inputs, nats, at most: what asks for
+    /// more than that has weights that are told more exactly.
+    #[serde(default = "default_max_divergence")]
+    pub max_divergence: f64,
     /// Shares of the dense MACs at which a ladder has its rungs, falling.
     #[serde(default = "default_ladder")]
     pub ladder: Vec<f64>,
@@ -47,11 +53,20 @@ fn default_max_nmse() -> f64 {
     1e-3
 }
 
+fn default_max_divergence() -> f64 {
+    2e-3
+}
+
 fn default_ladder() -> Vec<f64> {
     vec![0.75, 0.5, 0.35, 0.25, 0.15, 0.1]
 }
 
 impl Config {
+    /// What publishing a variant may cost.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { nmse: self.max_nmse, divergence: self.max_divergence }
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -62,6 +77,9 @@ impl Config {
         }
         if !(0.0..=0.1).contains(&self.max_nmse) {
             return Err(format!("`max_nmse` is {}: give 0 to 0.1", self.max_nmse));
+        }
+        if !(1e-6..=1.0).contains(&self.max_divergence) {
+            return Err(format!("`max_divergence` is {}: give 0.000001 to 1", self.max_divergence));
         }
         if self.heartbeat_s == 0 || self.heartbeat_s > 3600 {
             return Err(format!("`heartbeat_s` is {}: give 1 to 3600", self.heartbeat_s));
@@ -84,7 +102,7 @@ mod tests {
         let config: Config = toml::from_str(text).unwrap();
         assert!(config.check().is_ok() && config.operator.ip().is_loopback());
         assert!(toml::from_str::<Config>(&format!("{text}colour = 'red'")).is_err());
-        for bad in ["max_nmse = 2.0", "heartbeat_s = 0", "ladder = [0.5, 0.7]"] {
+        for bad in ["max_nmse = 2.0", "max_divergence = 0.0", "heartbeat_s = 0", "ladder = [0.5, 0.7]"] {
             assert!(toml::from_str::<Config>(&format!("{text}{bad}")).unwrap().check().is_err(), "{bad}");
         }
     }

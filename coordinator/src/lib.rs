@@ -19,6 +19,7 @@ mod grpc;
 mod inventory;
 mod journal;
 mod lines;
+mod precision;
 mod pruning;
 mod rollout;
 mod shared;
@@ -28,8 +29,9 @@ pub mod store;
 mod updates;
 mod writer;
 
-pub use catalog::{affords, settled};
+pub use catalog::affords;
 pub use config::Config;
 pub use error::CoordinatorError;
 pub use grpc::{Running, start, start_by};
+pub use precision::{Bounds, Precision};
 pub use shared::Clock;

@@ -8,9 +8,9 @@ use secateur_common::Generation;
 use secateur_model::{Dim, Graph, Node, OpSet, Tensor, ValueInfo, canonical};
 use secateur_update::{FORMAT, apply};
 
-libfuzzer_sys::fuzz_target!(|input: (bool, bool, &[u8], &[u8])| {
-    let (first_format, delta, body, payload) = input;
-    let update = sealed(if first_format { 1 } else { FORMAT }, delta, body, payload);
+libfuzzer_sys::fuzz_target!(|input: (u8, bool, &[u8], &[u8])| {
+    let (format, delta, body, payload) = input;
+    let update = sealed(1 + format % FORMAT, delta, body, payload);
     if let Ok(applied) = apply(Some(&BASE), &update) {
         assert_eq!(canonical::variant_id(&applied.graph), applied.manifest.target);
         assert_eq!(applied.manifest.generation, Generation(1));

@@ -14,14 +14,15 @@ use crate::{Meter, Progress, PruneError, Refit, Rung};
 pub struct Holder<'a> {
     /// A variant as devices will hold it, such as on a quantiser's grid; with what it was before its refit, if it is below
     /// another.
-    pub settle: &'a dyn Fn(&Graph, Option<&Graph>) -> Graph,
+    pub settle: &'a dyn Fn(&Graph, Option<&Graph>) -> Result<Graph, PruneError>,
     /// Whether the step from a rung to the next one is cheap enough to ship.
     pub affords: &'a dyn Fn(&Graph, &Graph) -> bool,
 }
 
 impl Holder<'_> {
     /// One that holds all as it is, at any price.
-    pub const PLAIN: Holder<'static> = Holder { settle: &|graph, _| graph.clone(), affords: &|_, _| true };
+    pub const PLAIN: Holder<'static> =
+        Holder { settle: &|graph, _| Ok(graph.clone()), affords: &|_, _| true };
 }
 
 /// Where a step is too dear, the refit changes so much of what it changed;
@@ -45,7 +46,7 @@ impl Family {
     ) -> Result<Vec<Rung>, PruneError> {
         let path = self.path()?;
         let keep = self.groups.keep_all();
-        let top = (holder.settle)(dense, None);
+        let top = (holder.settle)(dense, None)?;
         let mut above = Above::new(self.as_prepared(&top), keep.clone())?;
         // Budgets are shares of what the dense rung costs as it is held.
         let all = cost_of(&above.graph)?.macs.get() as f64;
@@ -94,7 +95,7 @@ impl Family {
         loop {
             let mut graph = cut.clone();
             self.refit(&mut graph, keep, refit, &mut |_| ())?;
-            let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut));
+            let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut))?;
             if tries == TRIES || (holder.affords)(above, &graph) {
                 return Ok((graph, refit.share));
             }

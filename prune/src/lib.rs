@@ -24,6 +24,7 @@ mod reconstruct;
 mod refit;
 mod regression;
 mod request;
+mod sensitivity;
 mod sparse;
 mod stored;
 mod trace;
@@ -36,6 +37,7 @@ pub use error::PruneError;
 pub use ladder::Holder;
 pub use moments::{Moments, OtherColumns};
 pub use request::{Kept, Meter, Method, Progress, Pruned, Refit, Request, Rung, SHARES, Structure};
+pub use sensitivity::Sensitivity;
 pub use sparse::Pattern;
 
 use secateur_model::{Dim, Graph, Tensor};

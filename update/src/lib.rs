@@ -44,7 +44,7 @@ pub use encode::{encode, store, with_generation};
 pub use entry::Change;
 pub use error::{ApplyError, DecodeError, EncodeError, Part, StoreError};
 pub use manifest::{FORMAT, Manifest};
-pub use publish::{publish, publish_after};
+pub use publish::{publish, publish_by};
 pub use show::{Operation, TensorUpdate};
 pub use sink::{Collector, Sink};
 

@@ -21,26 +21,24 @@ const OCTAVES: i32 = 12;
 /// is, so publishing twice, or pruning what was published, changes nothing. `max_nmse` 0 leaves all as it is.
 #[must_use]
 pub fn publish(graph: &Graph, max_nmse: f64) -> Graph {
-    published(graph, max_nmse, |_, _| None)
+    publish_by(graph, None, |_| max_nmse)
 }
 
-/// As [`publish`], for a graph that was made of `before`, itself published: of a tensor that has the shape and name of one of
-/// `before`, the *changes* are rounded to the coarsest multiple of that one's step such that the error of the tensor is within
-/// the bound. So what did not change stays as it is, bit for bit, what changed little too, and the rest changes by
-/// few levels: an update from `before`, or from what it was cut from, costs little more than what changed.
+/// As [`publish`], with an error of its own for each tensor, by its name. Where the graph was made of one that is published,
+/// `before`: of a tensor that has the shape and name of one of that, the *changes* are rounded to the coarsest multiple of
+/// that one's step such that the error of the tensor is within the bound. So what did not change stays as it is, bit for bit, what
+/// changed little too, and the rest changes by few levels: an update from `before`, or from what it was cut from, costs
+/// little more than what changed.
 #[must_use]
-pub fn publish_after(graph: &Graph, before: &Graph, max_nmse: f64) -> Graph {
-    published(graph, max_nmse, |name, tensor| {
-        before.initializers.get(name).filter(|before| before.shape() == tensor.shape())?.as_f32()
-    })
-}
-
-fn published<'a>(graph: &Graph, max_nmse: f64, before: impl Fn(&str, &Tensor) -> Option<&'a [f32]>) -> Graph {
+pub fn publish_by(graph: &Graph, before: Option<&Graph>, max_nmse: impl Fn(&str) -> f64) -> Graph {
     let mut published = graph.clone();
-    if max_nmse > 0.0 {
-        for (name, tensor) in &mut published.initializers {
+    for (name, tensor) in &mut published.initializers {
+        let max_nmse = max_nmse(name);
+        if max_nmse > 0.0 {
             let share = if tensor.len() <= SMALL { SMALL_SHARE } else { 1.0 };
-            if let Some(quantised) = quantised(tensor, max_nmse * share, before(name, tensor)) {
+            let before = before.and_then(|before| before.initializers.get(name));
+            let before = before.filter(|before| before.shape() == tensor.shape()).and_then(Tensor::as_f32);
+            if let Some(quantised) = quantised(tensor, max_nmse * share, before) {
                 *tensor = quantised;
             }
         }

@@ -30,7 +30,7 @@ fn model(name: &str) -> ModelRecord {
         accuracy: Some(Accuracy { samples: 1000, correct: 900 }),
     };
     let ladder = Ladder { model: name.parse().unwrap(), rungs: vec![rung], floors: Vec::new() };
-    ModelRecord { ladder, file: digest, calibration: digest, validation: None }
+    ModelRecord { ladder, file: digest, calibration: digest, validation: None, precision: Default::default() }
 }
 
 fn fleet(model: &str) -> FleetSpec {
