@@ -8,7 +8,7 @@ use secateur_model::{Graph, shape};
 use crate::channels::Family;
 use crate::measure::{cost_of, first_within};
 use crate::oracle::{self, unrunnable};
-use crate::{Meter, Progress, PruneError, Refit, Rung};
+use crate::{Meter, Progress, PruneError, Refit, Rung, Sensitivity};
 
 /// What a rung is made for.
 pub struct Holder<'a> {
@@ -27,8 +27,11 @@ impl Holder<'_> {
 
 /// Where a step is too dear, the refit changes so much of what it changed;
 const LESS: f64 = 0.7;
-/// so often, at most.
+/// so often, at most;
 const TRIES: usize = 6;
+/// and as long as the answers are at most so many nats further from the dense ones than if all were refitted: about half
+/// a point of accuracy.
+const MAY_LOSE: f64 = 0.01;
 
 impl Family {
     /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
@@ -52,6 +55,8 @@ impl Family {
         let all = cost_of(&above.graph)?.macs.get() as f64;
         let mut rungs = vec![Rung { graph: top, label: "dense".into(), share: 1.0, kept: self.kept(&keep) }];
         let (mut last, mut part) = (0, refit.share);
+        let dense_answers =
+            self.observed.as_ref().map(|seen| Sensitivity::new(&self.graph, &seen.inputs)).transpose()?;
         for (done, &share) in shares.iter().enumerate() {
             progress(Progress { stage: "ladder", done, total: shares.len() });
             let budget = Budget::default().with(Metric::Macs, share * all);
@@ -71,7 +76,8 @@ impl Family {
             let cut = above.cut(&keep)?.filter(|cut| same_shapes(cut, &plain)).unwrap_or(plain);
             // What a step could afford tells of the next one.
             let begin = Refit { share: (part / LESS).min(refit.share), ..refit };
-            let (graph, share_refitted) = self.stepped(&cut, &above.graph, &keep, begin, holder)?;
+            let step = Step { cut: &cut, above: &above.graph, keep: &keep, holder };
+            let (graph, share_refitted) = self.stepped(&step, begin, dense_answers.as_ref())?;
             part = share_refitted;
             let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
             above = Above::new(graph.clone(), keep.clone())?;
@@ -82,27 +88,56 @@ impl Family {
         Ok(rungs)
     }
 
-    /// The rung that `cut` becomes, refitted as far as the step from `above` may cost, and the share of its weights that was.
+    /// The rung that a step leads to, and the share of its weights that was refitted: as few as make the step cheap enough
+    /// and the answers not much worse. Where that leaves no choice, all, and tuned.
     fn stepped(
         &self,
-        cut: &Graph,
-        above: &Graph,
-        keep: &KeepSets,
+        step: &Step<'_>,
         mut refit: Refit,
-        holder: &Holder<'_>,
+        dense: Option<&Sensitivity<'_>>,
     ) -> Result<(Graph, f64), PruneError> {
-        let mut tries = 1;
-        loop {
-            let mut graph = cut.clone();
-            self.refit(&mut graph, keep, refit, &mut |_| ())?;
-            let graph = (holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(cut))?;
-            if tries == TRIES || (holder.affords)(above, &graph) {
-                return Ok((graph, refit.share));
+        let Some(dense) = dense else { return Ok((self.tried(step, refit)?, refit.share)) };
+        let all = Refit { share: 1.0, ..refit };
+        let whole = self.tried(step, all)?;
+        if (step.holder.affords)(step.above, &whole) {
+            return Ok((whole, refit.share));
+        }
+        let most = dense.divergence(&whole)? + MAY_LOSE;
+        let mut best = None;
+        for _ in 0..TRIES {
+            let graph = self.tried(step, refit)?;
+            let (good, cheap) =
+                (dense.divergence(&graph)? <= most, (step.holder.affords)(step.above, &graph));
+            match (good, best.is_some()) {
+                (true, _) if cheap => return Ok((graph, refit.share)),
+                (true, _) => (best, refit.share) = (Some((graph, refit.share)), refit.share * LESS),
+                (false, true) => break,
+                (false, false) => refit.share /= LESS,
             }
-            tries += 1;
-            refit.share *= LESS;
+            if refit.share >= 1.0 {
+                break;
+            }
+        }
+        match best {
+            Some(best) => Ok(best),
+            None => Ok((self.tried(step, Refit { tune: true, ..all })?, all.share)),
         }
     }
+
+    /// What a step leads to with a refit, as it is held.
+    fn tried(&self, step: &Step<'_>, refit: Refit) -> Result<Graph, PruneError> {
+        let mut graph = step.cut.clone();
+        self.refit(&mut graph, step.keep, refit, &mut |_| ())?;
+        (step.holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(step.cut))
+    }
+}
+
+/// A step down: from the rung above to a cut of it that keeps so much of the dense graph.
+struct Step<'a> {
+    cut: &'a Graph,
+    above: &'a Graph,
+    keep: &'a KeepSets,
+    holder: &'a Holder<'a>,
 }
 
 /// The rung from which the next one is cut.
