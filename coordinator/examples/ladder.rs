@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout)] // a bench prints
 
 use secateur_common::Generation;
-use secateur_coordinator::{Bounds, Precision, affords};
+use secateur_coordinator::{Bounds, Precision, step_cost};
 use secateur_engine::{Dataset, Session, evaluate};
 use secateur_model::{Graph, onnx};
 use secateur_prune::{Family, Holder, Method, Refit, SHARES};
@@ -25,18 +25,9 @@ fn main() -> Result<(), Failure> {
     let test = Dataset::from_npz(&std::fs::read(test)?)?;
     let family = Family::new(&dense, Method::Obs, 1, Some(&inputs), &mut |_| ())?;
     let precision = std::cell::RefCell::new(Precision::default());
-    let settle = |graph: &Graph, before: Option<&Graph>| {
-        let published = precision.borrow_mut().settle(graph, before, &inputs, BOUNDS)?;
-        if std::env::var_os("TOLD").is_some() {
-            eprintln!(
-                "{:?} {:?}",
-                secateur_prune::Sensitivity::new(graph, &inputs)?.divergence(&published),
-                precision.borrow()
-            );
-        }
-        Ok(published)
-    };
-    let holder = Holder { settle: &settle, affords: &affords };
+    let settle =
+        |graph: &Graph, before: Option<&Graph>| precision.borrow_mut().settle(graph, before, &inputs, BOUNDS);
+    let holder = Holder { settle: &settle, cost: &step_cost };
     let rungs = family.rungs(&dense, &SHARES, Refit::SHIPPED, &holder, &mut |_| ())?;
     println!("| rung | full bytes | from the rung above | share | accuracy |\n|---|---|---|---|---|");
     let mut above: Option<Graph> = None;

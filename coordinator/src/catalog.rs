@@ -90,7 +90,7 @@ pub(crate) fn build(
     let settle = |graph: &Graph, before: Option<&Graph>| {
         precision.borrow_mut().settle(graph, before, &inputs, config.bounds())
     };
-    let holder = Holder { settle: &settle, affords: &affords };
+    let holder = Holder { settle: &settle, cost: &step_cost };
     let rungs = family.rungs(&dense, &config.ladder, Refit::SHIPPED, &holder, &mut told).map_err(failed)?;
     let judge = Judge::new(&dense, &calibration, validation.as_ref())?;
     let total = rungs.len();
@@ -125,10 +125,11 @@ const STEP_SHARE: f64 = 0.1;
 /// or about what the session does in which it comes: below, a refit that changes less would save nobody anything.
 const STEP_BYTES: f64 = 4096.0;
 
-/// Whether the update from a rung to the one below is small enough.
-pub fn affords(above: &Graph, rung: &Graph) -> bool {
-    let most = STEP_BYTES.max(STEP_SHARE * update::stored_bytes(rung).get() as f64);
-    update::encode(Some(above), rung, Generation(0)).is_ok_and(|step| step.len() as f64 <= most)
+/// What the update from a rung to the one below costs; 1 is small enough.
+pub fn step_cost(above: &Graph, rung: &Graph) -> f64 {
+    let enough = STEP_BYTES.max(STEP_SHARE * update::stored_bytes(rung).get() as f64);
+    let step = update::encode(Some(above), rung, Generation(0));
+    step.map_or(f64::INFINITY, |step| step.len() as f64 / enough)
 }
 
 /// What came of a request for a rung.

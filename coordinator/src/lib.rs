@@ -29,7 +29,7 @@ pub mod store;
 mod updates;
 mod writer;
 
-pub use catalog::affords;
+pub use catalog::step_cost;
 pub use config::Config;
 pub use error::CoordinatorError;
 pub use grpc::{Running, start, start_by};

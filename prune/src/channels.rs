@@ -148,7 +148,7 @@ impl Family {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Graph, Vec<Kept>), PruneError> {
         oracle::check(&self.graph, &self.groups, keep, &graph, self.seed)?;
-        self.refit(&mut graph, keep, refit, progress)?;
+        self.refit(&mut graph, keep, None, refit, progress)?;
         Ok((graph, self.kept(keep)))
     }
 
@@ -177,13 +177,15 @@ impl Family {
         &self,
         graph: &mut Graph,
         keep: &KeepSets,
+        held: Option<(&Graph, &KeepSets)>,
         refit: Refit,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), PruneError> {
         let Some(observed) = &self.observed else { return Ok(()) };
-        let cut = Cut { dense: &self.graph, groups: &self.groups, keep };
+        let cut = Cut { dense: &self.graph, groups: &self.groups, keep, held };
         let images = if refit.tunes() { tune::learnt(observed) } else { observed.images() };
-        fit_layers(graph, &cut, observed, (images.min(refit.inputs), refit.share), &mut |done, total| {
+        let how = (images.min(refit.inputs), refit.share, refit.takeover);
+        fit_layers(graph, &cut, observed, how, &mut |done, total| {
             progress(Progress { stage: "refit", done, total })
         })
     }

@@ -15,23 +15,24 @@ pub struct Holder<'a> {
     /// A variant as devices will hold it, such as on a quantiser's grid; with what it was before its refit, if it is below
     /// another.
     pub settle: &'a dyn Fn(&Graph, Option<&Graph>) -> Result<Graph, PruneError>,
-    /// Whether the step from a rung to the next one is cheap enough to ship.
-    pub affords: &'a dyn Fn(&Graph, &Graph) -> bool,
+    /// What the step from a rung to the next one costs to ship; 1 is cheap enough.
+    pub cost: &'a dyn Fn(&Graph, &Graph) -> f64,
 }
 
 impl Holder<'_> {
     /// One that holds all as it is, at any price.
-    pub const PLAIN: Holder<'static> =
-        Holder { settle: &|graph, _| Ok(graph.clone()), affords: &|_, _| true };
+    pub const PLAIN: Holder<'static> = Holder { settle: &|graph, _| Ok(graph.clone()), cost: &|_, _| 0.0 };
 }
 
 /// Where a step is too dear, the refit changes so much of what it changed;
 const LESS: f64 = 0.7;
 /// so often, at most;
-const TRIES: usize = 6;
-/// and as long as the answers are at most so many nats further from the dense ones than if all were refitted: about half
-/// a point of accuracy.
+const TRIES: usize = 4;
+/// and as long as the answers are at most so many nats further from the dense ones than if all were refitted and tuned: about
+/// half a point of accuracy.
 const MAY_LOSE: f64 = 0.01;
+/// A refit of less than all is worth its loss where the step costs this share of what it costs with all, at most.
+const SAVES: f64 = 0.8;
 
 impl Family {
     /// Dense first, then a nested rung for each of `shares` of the dense multiply-accumulates, falling, that can be
@@ -76,7 +77,7 @@ impl Family {
             let cut = above.cut(&keep)?.filter(|cut| same_shapes(cut, &plain)).unwrap_or(plain);
             // What a step could afford tells of the next one.
             let begin = Refit { share: (part / LESS).min(refit.share), ..refit };
-            let step = Step { cut: &cut, above: &above.graph, keep: &keep, holder };
+            let step = Step { cut: &cut, above: &above, keep: &keep, holder };
             let (graph, share_refitted) = self.stepped(&step, begin, dense_answers.as_ref())?;
             part = share_refitted;
             let share_built = cost_of(&graph)?.macs.get() as f64 / all.max(1.0);
@@ -88,8 +89,9 @@ impl Family {
         Ok(rungs)
     }
 
-    /// The rung that a step leads to, and the share of its weights that was refitted: as few as make the step cheap enough
-    /// and the answers not much worse. Where that leaves no choice, all, and tuned.
+    /// The rung that a step leads to, and the share of its weights that may be refitted in the next one: the first that is
+    /// cheap enough and the cheapest otherwise, of those whose answers are not much worse than if all were refitted and
+    /// tuned. Where nothing saves much, all are.
     fn stepped(
         &self,
         step: &Step<'_>,
@@ -97,37 +99,38 @@ impl Family {
         dense: Option<&Sensitivity<'_>>,
     ) -> Result<(Graph, f64), PruneError> {
         let Some(dense) = dense else { return Ok((self.tried(step, refit)?, refit.share)) };
-        let all = Refit { share: 1.0, ..refit };
-        let whole = self.tried(step, all)?;
-        if (step.holder.affords)(step.above, &whole) {
+        let cost = |graph: &Graph| (step.holder.cost)(&step.above.graph, graph);
+        let whole = self.tried(step, Refit { share: 1.0, tune: true, ..refit })?;
+        let dear = cost(&whole);
+        if dear <= 1.0 {
             return Ok((whole, refit.share));
         }
         let most = dense.divergence(&whole)? + MAY_LOSE;
-        let mut best = None;
+        let (mut best, mut least) = (None, SAVES * dear);
+        let mut next = Refit { takeover: true, share: 0.0, ..refit };
         for _ in 0..TRIES {
-            let graph = self.tried(step, refit)?;
-            let (good, cheap) =
-                (dense.divergence(&graph)? <= most, (step.holder.affords)(step.above, &graph));
-            match (good, best.is_some()) {
-                (true, _) if cheap => return Ok((graph, refit.share)),
-                (true, _) => (best, refit.share) = (Some((graph, refit.share)), refit.share * LESS),
-                (false, true) => break,
-                (false, false) => refit.share /= LESS,
+            let graph = self.tried(step, next)?;
+            let (good, cost) = (dense.divergence(&graph)? <= most, cost(&graph));
+            if good && cost < least {
+                (best, least) = (Some((graph, refit.share)), cost);
             }
-            if refit.share >= 1.0 {
+            match (next.share > 0.0, good) {
+                (false, _) => next = Refit { takeover: !good, ..refit },
+                (true, true) => next.share *= LESS,
+                (true, false) => next.share /= LESS,
+            }
+            if least <= 1.0 || next.share >= 1.0 {
                 break;
             }
+            refit.share = next.share;
         }
-        match best {
-            Some(best) => Ok(best),
-            None => Ok((self.tried(step, Refit { tune: true, ..all })?, all.share)),
-        }
+        Ok(best.unwrap_or((whole, refit.share)))
     }
 
     /// What a step leads to with a refit, as it is held.
     fn tried(&self, step: &Step<'_>, refit: Refit) -> Result<Graph, PruneError> {
         let mut graph = step.cut.clone();
-        self.refit(&mut graph, step.keep, refit, &mut |_| ())?;
+        self.refit(&mut graph, step.keep, Some((&step.above.graph, &step.above.keep)), refit, &mut |_| ())?;
         (step.holder.settle)(&self.tuned(graph, refit, &mut |_| ())?, Some(step.cut))
     }
 }
@@ -135,7 +138,7 @@ impl Family {
 /// A step down: from the rung above to a cut of it that keeps so much of the dense graph.
 struct Step<'a> {
     cut: &'a Graph,
-    above: &'a Graph,
+    above: &'a Above,
     keep: &'a KeepSets,
     holder: &'a Holder<'a>,
 }

@@ -27,6 +27,7 @@ mod request;
 mod sensitivity;
 mod sparse;
 mod stored;
+mod takeover;
 mod trace;
 mod tune;
 mod widths;

@@ -1,7 +1,7 @@
 //! Sequential least squares: layer after layer of the cut net is regressed, with bias, on what the dense net has in
 //! front of its activations, both run on the same calibration inputs. No labels, no gradients.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use faer::Mat;
 use secateur_model::groups::{Groups, KeepSets, Role};
@@ -12,13 +12,16 @@ use crate::layer::Layer;
 use crate::observe::{Live, Observed, Seen, forget, step};
 use crate::oracle::unrunnable;
 use crate::reconstruct::fitted;
-use crate::regression::Regression;
+use crate::regression::{Change, Regression};
+use crate::takeover::Takeover;
 
 /// Which part of the dense graph a cut graph is.
 pub(crate) struct Cut<'a> {
     pub(crate) dense: &'a Graph,
     pub(crate) groups: &'a Groups,
     pub(crate) keep: &'a KeepSets,
+    /// What it was cut from, and what that keeps, where it was not the dense graph itself.
+    pub(crate) held: Option<(&'a Graph, &'a KeepSets)>,
 }
 
 impl<'a> Cut<'a> {
@@ -27,11 +30,11 @@ impl<'a> Cut<'a> {
         &self.dense.nodes[seen.layer.node].outputs[0]
     }
 
-    /// For each index of a layer's input axis, whether it is kept.
-    fn inputs(&self, layer: &Layer) -> Vec<bool> {
+    /// For each index of a layer's input axis, whether `keep` keeps it.
+    fn inputs(&self, layer: &Layer, keep: &KeepSets) -> Vec<bool> {
         let length = layer.width / layer.taps * layer.blocks;
         let mut kept = vec![true; length];
-        for (group, keep) in self.groups.groups.iter().zip(self.keep) {
+        for (group, keep) in self.groups.groups.iter().zip(keep) {
             let sites =
                 group.sites.iter().filter(|site| site.role == Role::Consumer && site.node == layer.node);
             for site in sites.filter(|site| site.tensor == layer.weights && site.channels.len() == length) {
@@ -43,10 +46,26 @@ impl<'a> Cut<'a> {
         kept
     }
 
-    /// The outputs of a layer that are kept.
-    fn outputs(&self, layer: &Layer) -> Result<Vec<usize>, PruneError> {
+    /// For each index of a layer's input axis, the channel to which it belongs: its own, where it is of no group.
+    fn channels(&self, layer: &Layer) -> Vec<(usize, usize)> {
+        let length = layer.width / layer.taps * layer.blocks;
+        let mut channels: Vec<_> = (0..length).map(|index| (0, index)).collect();
+        for (group, number) in self.groups.groups.iter().zip(1..) {
+            let sites =
+                group.sites.iter().filter(|site| site.role == Role::Consumer && site.node == layer.node);
+            for site in sites.filter(|site| site.tensor == layer.weights && site.channels.len() == length) {
+                for (own, channel) in channels.iter_mut().zip(&site.channels) {
+                    *own = channel.map_or(*own, |channel| (number, channel));
+                }
+            }
+        }
+        channels
+    }
+
+    /// The outputs of a layer that `keep` keeps.
+    fn outputs(&self, layer: &Layer, keep: &KeepSets) -> Result<Vec<usize>, PruneError> {
         let value = &self.dense.nodes[layer.node].outputs[0];
-        let kept = self.groups.kept(value, self.keep).map_err(unrunnable)?;
+        let kept = self.groups.kept(value, keep).map_err(unrunnable)?;
         Ok(kept.map_or_else(|| (0..layer.outputs).collect(), |(_, kept)| kept))
     }
 }
@@ -61,7 +80,7 @@ pub(crate) fn fit_layers(
     graph: &mut Graph,
     cut: &Cut<'_>,
     observed: &Observed,
-    (images, share): (usize, f64),
+    (images, share, takeover): (usize, f64, bool),
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), PruneError> {
     let Some(input) = graph.inputs.first() else { return Ok(()) };
@@ -75,15 +94,67 @@ pub(crate) fn fit_layers(
     for index in 0..graph.nodes.len() {
         progress(index, graph.nodes.len());
         if let Some((seen, layer)) = reached.iter().find(|(_, layer)| layer.node == index) {
-            let part = if share < 1.0 { (most / weights(layer) as f64).min(1.0) } else { 1.0 };
+            let part = (most / weights(layer) as f64).min(1.0);
             let inputs = (layer.width as f64 * part).ceil() as usize;
-            fit(graph, cut, seen, layer, &live, inputs)?;
+            let change = match takeover && layer.blocks == 1 && weights(layer) > SMALL {
+                true => match taken_over(graph, cut, seen, layer)? {
+                    Some(takeover) => Change::Takeover(takeover, inputs),
+                    None => Change::Inputs(inputs),
+                },
+                false if share < 1.0 && !takeover => Change::Inputs(inputs),
+                false => Change::Whole,
+            };
+            fit(graph, cut, seen, layer, &live, &change)?;
         }
         settle(graph, index, cut, observed, (images, &live))?;
         step(graph, index, &mut live)?;
         forget(graph, index, &mut live);
     }
     Ok(())
+}
+
+/// Layers of so many weights change whole where others change by what is taken over: they cost little.
+const SMALL: usize = 1024;
+
+/// What the inputs of a layer that stay can take over from those that are cut off what is held; none where none is, or
+/// inputs are not alike.
+fn taken_over(
+    graph: &Graph,
+    cut: &Cut<'_>,
+    seen: &Seen,
+    layer: &Layer,
+) -> Result<Option<Takeover>, PruneError> {
+    let (held, held_keep) = cut.held.unwrap_or((cut.dense, cut.keep));
+    let results = &graph.nodes[layer.node].outputs;
+    let above = held.nodes.iter().position(|node| node.outputs == *results);
+    let above = above.and_then(|index| Layer::of(held, index));
+    let Some((above, weights)) =
+        above.and_then(|above| Some((above.matrix(held, 0)?, above))).map(|(w, a)| (a, w))
+    else {
+        return Ok(None);
+    };
+    let (had, has) = (cut.inputs(&seen.layer, held_keep), cut.inputs(&seen.layer, cut.keep));
+    let (had_outputs, outputs) = (cut.outputs(&seen.layer, held_keep)?, cut.outputs(&seen.layer, cut.keep)?);
+    let columns: Option<Vec<usize>> = outputs.iter().map(|o| had_outputs.binary_search(o).ok()).collect();
+    let channels = cut.channels(&seen.layer);
+    let (mut gone, mut kept) = (BTreeMap::new(), BTreeMap::new());
+    let (mut old, mut new) = (0, 0);
+    for (index, channel) in channels.into_iter().enumerate() {
+        let places = |first: usize| first * layer.taps..(first + 1) * layer.taps;
+        let of: &mut BTreeMap<_, Vec<usize>> = if has[index] { &mut kept } else { &mut gone };
+        match (had[index], has[index]) {
+            (true, true) => of.entry(channel).or_default().extend(places(new)),
+            (true, false) => of.entry(channel).or_default().extend(places(old)),
+            _ => continue,
+        }
+        (old, new) = (old + 1, new + usize::from(has[index]));
+    }
+    let fits = old * layer.taps == above.width && new * layer.taps == layer.width;
+    let Some(columns) = columns.filter(|columns| fits && columns.len() == layer.outputs) else {
+        return Ok(None);
+    };
+    let list = |of: BTreeMap<_, Vec<usize>>| of.into_values().collect::<Vec<_>>();
+    Ok(Takeover::new(&weights, &columns, &list(gone), &list(kept)))
 }
 
 /// The layers that a cut reaches: those that take in less than they did, or values that are not what the dense net has, as
@@ -132,25 +203,26 @@ fn fit(
     seen: &Seen,
     layer: &Layer,
     live: &Live,
-    inputs: usize,
+    change: &Change,
 ) -> Result<(), PruneError> {
     let Some(x) = graph.nodes[layer.node].input(0).and_then(|name| live.get(name)).cloned() else {
         return Ok(());
     };
-    let outputs = cut.outputs(&seen.layer)?;
+    let outputs = cut.outputs(&seen.layer, cut.keep)?;
     if outputs.len() != layer.outputs {
         return Ok(());
     }
     let added = seen.added(live, layer.outputs);
     let (targets, range) = targets_of(seen, x.shape()[0], added.is_some());
     let each = layer.block_outputs();
-    let kept = cut.inputs(&seen.layer);
+    let kept = cut.inputs(&seen.layer, cut.keep);
     for block in 0..layer.blocks {
         let Some(rows) = layer.unroll(graph, &x, &seen.sampling, 0, block) else { return Ok(()) };
-        // Where few inputs may change, the others must stay what the device holds.
-        let present = match inputs < layer.width {
-            true => layer.matrix(graph, block),
-            false => prior(graph, cut, seen, layer, block, &kept, &outputs),
+        // Where not all may change, the others must stay what the device holds.
+        let present = match change {
+            Change::Inputs(inputs) if *inputs < layer.width => layer.matrix(graph, block),
+            Change::Takeover(..) => layer.matrix(graph, block),
+            _ => prior(graph, cut, seen, layer, block, &kept, &outputs),
         };
         let Some(present) = present else { return Ok(()) };
         let columns: Vec<usize> = (block * each..(block + 1) * each).collect();
@@ -163,7 +235,7 @@ fn fit(
             present,
             has_bias: layer.has_bias(),
         };
-        if let Some(fit) = regression.solve(inputs) {
+        if let Some(fit) = regression.solve(change) {
             layer.write(graph, block, &fit);
         }
     }
@@ -184,7 +256,7 @@ fn settle(
         inputs.iter().any(|name| name == result) && graph.initializers.contains_key(result)
     };
     let Some(seen) = observed.layers.iter().find(gone) else { return Ok(()) };
-    let outputs = cut.outputs(&seen.layer)?;
+    let outputs = cut.outputs(&seen.layer, cut.keep)?;
     let added = seen.added(live, outputs.len());
     let (targets, _) = targets_of(seen, images, added.is_some());
     let targets = chosen(targets, seen.layer.outputs, &outputs);

@@ -6,6 +6,7 @@ use faer::linalg::solvers::Solve;
 use faer::{Accum, Mat, MatRef, Par, Side};
 
 use crate::moments::{Moments, part, solved};
+use crate::takeover::Takeover;
 
 /// Damping, as a share of the mean diagonal. It pulls towards the weights that are there, not towards zero: directions
 /// that the inputs hardly excite keep their values, which generalises better and leaves less to ship.
@@ -32,6 +33,16 @@ pub(crate) struct Regression<'a> {
     pub(crate) has_bias: bool,
 }
 
+/// What of a layer's weights may change, the bias beside.
+pub(crate) enum Change {
+    /// All.
+    Whole,
+    /// Those of so many inputs, the ones that help most.
+    Inputs(usize),
+    /// What the inputs that stay take over from those that go, and then as with `Inputs`.
+    Takeover(Takeover, usize),
+}
+
 /// Sums over rows of one block.
 pub(crate) struct Sums {
     /// The mean of `x xᵀ`, damped, `[k, k]`.
@@ -55,14 +66,22 @@ impl Regression<'_> {
         MatRef::from_row_major_slice(self.rows, self.rows.len() / k, k)
     }
 
-    /// Weights and, last, the bias, `[k, outputs]`, with new weights for at most `inputs` of the inputs; `None` where
+    /// Weights and, last, the bias, `[k, outputs]`, changed as far as `change` allows; `None` where
     /// there is nothing to fit, or the sums are singular or not finite.
-    pub(crate) fn solve(&self, inputs: usize) -> Option<Mat<f64>> {
+    pub(crate) fn solve(&self, change: &Change) -> Option<Mat<f64>> {
         let sums = self.sums()?;
         let factor = sums.gram.llt(Side::Lower).ok()?;
         let (cross, fit) = self.rounds(&sums, |cross| Some(factor.solve(cross)))?;
-        let fit =
-            if inputs < self.present.nrows() - 1 { self.sparse(&sums.gram, &cross, inputs)? } else { fit };
+        let fit = match change {
+            Change::Takeover(takeover, inputs) => {
+                let taken = takeover.solve(&sums.gram, &cross, &self.present)?;
+                self.sparse(&taken, &sums.gram, &cross, *inputs)?
+            }
+            Change::Inputs(inputs) if *inputs < self.present.nrows() - 1 => {
+                self.sparse(&self.present, &sums.gram, &cross, *inputs)?
+            }
+            _ => fit,
+        };
         finite(&fit).then_some(fit)
     }
 
@@ -151,14 +170,14 @@ impl Regression<'_> {
         }
     }
 
-    /// The present weights with the best change of the bias and at most `inputs` inputs: rounds of the largest gains,
+    /// The weights `from` with the best change of the bias and at most `inputs` inputs: rounds of the largest gains,
     /// each after what was chosen before is fitted (orthogonal matching pursuit over inputs, Tropp 2004, several at a
     /// time).
-    fn sparse(&self, gram: &Mat<f64>, cross: &Mat<f64>, inputs: usize) -> Option<Mat<f64>> {
+    fn sparse(&self, from: &Mat<f64>, gram: &Mat<f64>, cross: &Mat<f64>, inputs: usize) -> Option<Mat<f64>> {
         let bias = gram.nrows() - 1;
         let mut chosen = vec![bias];
         for round in 1..=CHOICES {
-            let fit = self.changed(gram, cross, &chosen)?;
+            let fit = changed(from, gram, cross, &chosen)?;
             let left = cross - gram * &fit;
             let gain = |i: usize| (0..left.ncols()).map(|j| left[(i, j)].powi(2)).sum::<f64>() / gram[(i, i)];
             let mut rest: Vec<(usize, f64)> =
@@ -168,18 +187,18 @@ impl Regression<'_> {
             chosen.extend(rest.iter().take(wanted.saturating_sub(chosen.len())).map(|(i, _)| *i));
         }
         chosen.sort_unstable();
-        self.changed(gram, cross, &chosen)
+        changed(from, gram, cross, &chosen)
     }
+}
 
-    /// The present weights with the best change of the `chosen` inputs'.
-    fn changed(&self, gram: &Mat<f64>, cross: &Mat<f64>, chosen: &[usize]) -> Option<Mat<f64>> {
-        let mut fit = self.present.clone();
-        let left = cross - gram * &fit;
-        let left = Mat::from_fn(chosen.len(), left.ncols(), |i, j| left[(chosen[i], j)]);
-        let change = solved(&part(gram, chosen, chosen), &left)?;
-        for (row, &i) in chosen.iter().enumerate() {
-            (0..fit.ncols()).for_each(|j| fit[(i, j)] += change[(row, j)]);
-        }
-        Some(fit)
+/// The weights `from` with the best change of the `chosen` inputs'.
+fn changed(from: &Mat<f64>, gram: &Mat<f64>, cross: &Mat<f64>, chosen: &[usize]) -> Option<Mat<f64>> {
+    let mut fit = from.clone();
+    let left = cross - gram * &fit;
+    let left = Mat::from_fn(chosen.len(), left.ncols(), |i, j| left[(chosen[i], j)]);
+    let change = solved(&part(gram, chosen, chosen), &left)?;
+    for (row, &i) in chosen.iter().enumerate() {
+        (0..fit.ncols()).for_each(|j| fit[(i, j)] += change[(row, j)]);
     }
+    Some(fit)
 }

@@ -130,6 +130,9 @@ pub struct Refit {
     /// Of all weights, the share that the least squares may give new values (above 0, at most 1), small layers before large
     /// ones. Less costs some accuracy and makes the update of a device that holds the old weights so much smaller.
     pub share: f64,
+    /// Whether large layers whose inputs are cut change only by what the inputs that stay can take over from those that go,
+    /// by one small map for all outputs: whoever holds the weights from which the cut was made needs little more than the map.
+    pub takeover: bool,
     /// Whether all layers are then tuned together on the dense net's answers, by gradient and without labels. Only where
     /// the share is 1.
     pub tune: bool,
@@ -139,15 +142,15 @@ pub struct Refit {
 
 impl Refit {
     /// All weights, and tuned.
-    pub const WHOLE: Self = Self { share: 1.0, tune: true, inputs: usize::MAX };
-    /// Where the result is shipped as a delta (docs/prune.md says what it costs and saves).
+    pub const WHOLE: Self = Self { share: 1.0, takeover: false, tune: true, inputs: usize::MAX };
+    /// Where the result is shipped as a delta: what is tried first (docs/prune.md says what it costs and saves).
     pub const SHIPPED: Self = Self { share: 0.3, tune: false, ..Self::WHOLE };
-    /// The same where a device waits for it.
-    pub const ON_DEMAND: Self = Self { inputs: 1024, ..Self::SHIPPED };
+    /// Where a device waits for it.
+    pub const ON_DEMAND: Self = Self { inputs: 1024, tune: false, ..Self::WHOLE };
 
     /// Whether what is refitted is then tuned.
     pub(crate) fn tunes(&self) -> bool {
-        self.tune && self.share == 1.0
+        self.tune && self.share == 1.0 && !self.takeover
     }
 }
 

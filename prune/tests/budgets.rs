@@ -119,9 +119,9 @@ fn a_step_down_the_ladder_changes_few_weights() {
         bits.iter().filter(|bits| !known.contains(bits)).count() as f64 / bits.len() as f64
     };
     let refit = Refit { share: 0.4, ..Refit::SHIPPED };
-    let half = |above: &Graph, rung: &Graph| changed(above, rung) <= 0.2;
-    for (most, affords) in [(0.5, Holder::PLAIN.affords), (0.2, &half)] {
-        let holder = Holder { affords, ..Holder::PLAIN };
+    let half = |above: &Graph, rung: &Graph| changed(above, rung) / 0.2;
+    for (most, cost) in [(0.5, Holder::PLAIN.cost), (0.2, &half)] {
+        let holder = Holder { cost, ..Holder::PLAIN };
         let rungs = family.rungs(&dense, &[0.5, 0.3, 0.2], refit, &holder, &mut |_| ()).unwrap();
         assert_eq!(rungs.len(), 4);
         for pair in rungs.windows(2) {

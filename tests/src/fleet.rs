@@ -179,6 +179,7 @@ impl Coordinator {
             join_token: TOKEN.into(),
             heartbeat_s: 1,
             max_nmse: 1e-3,
+            max_divergence: 2e-3,
             ladder: ladder.to_vec(),
         };
         let shutdown = CancellationToken::new();
