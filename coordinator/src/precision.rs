@@ -97,3 +97,49 @@ impl Precision {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secateur_engine::Dataset;
+    use secateur_model::onnx;
+    use secateur_update::publish;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { nmse: 1e-3, divergence: 2e-3 };
+
+    /// A net in which one channel is a thousand times as large as the others, and read a thousandth as strongly: the same
+    /// answers, and one error for the whole tensor hides the other channels.
+    fn uneven(mut graph: Graph) -> Graph {
+        let mut scale = |name: &str, axis: usize, factor: f32| {
+            let tensor = graph.initializers.get_mut(name).unwrap();
+            let inner: usize = tensor.shape()[axis + 1..].iter().product();
+            let length = tensor.shape()[axis];
+            let values = tensor.as_f32_mut().unwrap().iter_mut().enumerate();
+            values.filter(|(at, _)| at / inner % length == 0).for_each(|(_, value)| *value *= factor);
+        };
+        scale("conv1.weight", 0, 1000.0);
+        scale("conv1.bias", 0, 1000.0);
+        scale("conv2.weight", 1, 0.001);
+        graph
+    }
+
+    #[test]
+    fn weights_are_told_as_exactly_as_the_answers_need() {
+        let even = onnx::read(include_bytes!("../../examples/lenet5.onnx")).unwrap();
+        let data = Dataset::from_npz(include_bytes!("../../examples/calibration.npz")).unwrap();
+        let inputs = data.subset(0..64).inputs();
+        let mut precision = Precision::default();
+        assert_eq!(precision.settle(&even, None, &inputs, BOUNDS).unwrap(), publish(&even, 1e-3));
+        assert_eq!(precision, Precision::default(), "nothing more was needed");
+
+        let uneven = uneven(even);
+        let sensitivity = Sensitivity::new(&uneven, &inputs).unwrap();
+        let plain = sensitivity.divergence(&publish(&uneven, 1e-3)).unwrap();
+        let settled = precision.settle(&uneven, None, &inputs, BOUNDS).unwrap();
+        let divergence = sensitivity.divergence(&settled).unwrap();
+        assert!(plain > 10.0 * BOUNDS.divergence && divergence <= BOUNDS.divergence, "{plain} {divergence}");
+        assert_eq!(precision.publish(&uneven, None, BOUNDS), settled, "what was found is kept");
+        assert!(precision.of("conv1.weight", BOUNDS) < 1e-4 && precision.of("fc1.weight", BOUNDS) > 1e-4);
+    }
+}
