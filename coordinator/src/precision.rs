@@ -116,7 +116,9 @@ mod tests {
             let inner: usize = tensor.shape()[axis + 1..].iter().product();
             let length = tensor.shape()[axis];
             let values = tensor.as_f32_mut().unwrap().iter_mut().enumerate();
-            values.filter(|(at, _)| at / inner % length == 0).for_each(|(_, value)| *value *= factor);
+            values
+                .filter(|(at, _)| (at / inner).is_multiple_of(length))
+                .for_each(|(_, value)| *value *= factor);
         };
         scale("conv1.weight", 0, 1000.0);
         scale("conv1.bias", 0, 1000.0);

@@ -10,11 +10,14 @@ use crate::measure::{cost_of, first_within};
 use crate::oracle::{self, unrunnable};
 use crate::{Meter, Progress, PruneError, Refit, Rung, Sensitivity};
 
+/// A graph as devices hold it, given what it was before its refit, if it is below another.
+type Settle<'a> = &'a dyn Fn(&Graph, Option<&Graph>) -> Result<Graph, PruneError>;
+
 /// What a rung is made for.
 pub struct Holder<'a> {
     /// A variant as devices will hold it, such as on a quantiser's grid; with what it was before its refit, if it is below
     /// another.
-    pub settle: &'a dyn Fn(&Graph, Option<&Graph>) -> Result<Graph, PruneError>,
+    pub settle: Settle<'a>,
     /// What the step from a rung to the next one costs to ship; 1 is cheap enough.
     pub cost: &'a dyn Fn(&Graph, &Graph) -> f64,
 }
