@@ -3,7 +3,6 @@
 use secateur_model::DType;
 
 use crate::codec::{Known, Models, old_float, old_level};
-use crate::decoder::State;
 use crate::entry::{Context, MapEntry};
 use crate::floats::Recent;
 use crate::gap::{BLOCK, Gaps, Plan};
@@ -13,6 +12,7 @@ use crate::manifest::contradiction;
 use crate::old::OldReader;
 use crate::range::{self, Coder};
 use crate::sink::Sink;
+use crate::state::State;
 use crate::text::TextDecoder;
 use crate::trace::Trace;
 use crate::{ApplyError, DecodeError, ans, levels, refit};

@@ -32,6 +32,7 @@ mod refit;
 mod show;
 mod sink;
 mod skeleton;
+mod state;
 mod tensor;
 mod text;
 mod threshold;
