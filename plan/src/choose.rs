@@ -5,7 +5,8 @@ use secateur_common::{Budget, Metric, Violation};
 use crate::cost_model::CostModel;
 use crate::{Ladder, Rung};
 
-/// Two accuracies nearer than this are taken as equal; then the less pruned rung is the better one.
+/// Two accuracies nearer than this, or than a standard error of the better one, are taken as equal; then the less pruned
+/// rung is the better one.
 const ACCURACY_TOLERANCE: f64 = 0.003;
 /// A rung that was never measured and is larger than the present one must be predicted to stay this far under its
 /// limits on latency, energy and memory: what separates going up from coming down again.
@@ -25,10 +26,12 @@ pub(crate) fn best<'l>(
 ) -> Option<&'l Rung> {
     let fitting: Vec<&Rung> =
         ladder.rungs.iter().filter(|rung| fits(costs, ladder, budget, rung, current)).collect();
-    let accuracy = |rung: &Rung| rung.accuracy.map(|accuracy| accuracy.value());
-    let best = fitting.iter().filter_map(|rung| accuracy(rung)).reduce(f64::max);
-    let good = |rung: &&&Rung| match (best, accuracy(rung)) {
-        (Some(best), Some(value)) => value >= best - ACCURACY_TOLERANCE,
+    let known = fitting.iter().filter_map(|rung| rung.accuracy);
+    let best = known.max_by(|a, b| a.value().total_cmp(&b.value()));
+    let good = |rung: &&&Rung| match (best, rung.accuracy) {
+        (Some(best), Some(accuracy)) => {
+            accuracy.value() >= best.value() - best.variance().sqrt().max(ACCURACY_TOLERANCE)
+        }
         (best, _) => best.is_none(),
     };
     // Of equals the least pruned, and of these the first in the ladder.
