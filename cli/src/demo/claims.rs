@@ -78,9 +78,9 @@ fn story_claims(story: &Story, devices: &[Device], claim: &mut dyn FnMut(String,
             moved,
             format!("{:?} → {:?}", before.cost.macs, after.cost.macs),
         );
-        let small = after.update_is_delta && after.update_bytes * 2 < after.full_bytes;
+        let small = after.update_is_delta && after.update_bytes * 4 < after.full_bytes * 3;
         let bytes = format!("{} of {} bytes", after.update_bytes, after.full_bytes);
-        claim("its update was a delta under half of a full one".into(), small, bytes);
+        claim("its update was a delta under three quarters of a full one".into(), small, bytes);
         let killed = story.killed_while.clone().unwrap_or_else(|| "never".into());
         claim(
             format!("it was killed during that update ({killed})"),
