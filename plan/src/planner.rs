@@ -88,7 +88,8 @@ pub fn plan(
 }
 
 /// Plans for one device: what it should run, and the rung that would serve it better. Of other devices only its class has a
-/// say, and only in what is predicted of rungs that the device has not run. `ladder` gives the ladder of a model; `before` is what the parent plan assigned to the device.
+/// say, and only in what is predicted of rungs that the device has not run. `ladder` gives the ladder of a model; `before`
+/// is what the parent plan assigned to the device.
 pub fn assign<'l>(
     policy: &FleetSpec,
     device: &DeviceView,

@@ -34,32 +34,41 @@ impl<'a> Cut<'a> {
     fn inputs(&self, layer: &Layer, keep: &KeepSets) -> Vec<bool> {
         let length = layer.width / layer.taps * layer.blocks;
         let mut kept = vec![true; length];
-        for (group, keep) in self.groups.groups.iter().zip(keep) {
-            let sites =
-                group.sites.iter().filter(|site| site.role == Role::Consumer && site.node == layer.node);
-            for site in sites.filter(|site| site.tensor == layer.weights && site.channels.len() == length) {
-                for (kept, channel) in kept.iter_mut().zip(&site.channels) {
-                    *kept &= channel.is_none_or(|channel| keep.binary_search(&channel).is_ok());
-                }
+        for (group, channels) in self.taken_in(layer, length) {
+            for (kept, channel) in kept.iter_mut().zip(channels) {
+                *kept &= channel.is_none_or(|channel| keep[group].binary_search(&channel).is_ok());
             }
         }
         kept
     }
 
     /// For each index of a layer's input axis, the channel to which it belongs: its own, where it is of no group.
-    fn channels(&self, layer: &Layer) -> Vec<(usize, usize)> {
+    fn channels(&self, layer: &Layer) -> Vec<(Option<usize>, usize)> {
         let length = layer.width / layer.taps * layer.blocks;
-        let mut channels: Vec<_> = (0..length).map(|index| (0, index)).collect();
-        for (group, number) in self.groups.groups.iter().zip(1..) {
-            let sites =
-                group.sites.iter().filter(|site| site.role == Role::Consumer && site.node == layer.node);
-            for site in sites.filter(|site| site.tensor == layer.weights && site.channels.len() == length) {
-                for (own, channel) in channels.iter_mut().zip(&site.channels) {
-                    *own = channel.map_or(*own, |channel| (number, channel));
-                }
+        let mut own: Vec<_> = (0..length).map(|index| (None, index)).collect();
+        for (group, channels) in self.taken_in(layer, length) {
+            for (own, channel) in own.iter_mut().zip(channels) {
+                *own = channel.map_or(*own, |channel| (Some(group), channel));
             }
         }
-        channels
+        own
+    }
+
+    /// The groups that a layer takes in, by their numbers: for each the channel at each of the `length` indices of the layer's
+    /// input axis.
+    fn taken_in(&self, layer: &Layer, length: usize) -> impl Iterator<Item = (usize, &'a [Option<usize>])> {
+        let sites = self
+            .groups
+            .groups
+            .iter()
+            .enumerate()
+            .flat_map(|(number, group)| group.sites.iter().map(move |site| (number, site)));
+        sites
+            .filter(move |(_, site)| {
+                let reads = site.role == Role::Consumer && site.node == layer.node;
+                reads && site.tensor == layer.weights && site.channels.len() == length
+            })
+            .map(|(number, site)| (number, &site.channels[..]))
     }
 
     /// The outputs of a layer that `keep` keeps.
@@ -128,11 +137,8 @@ fn taken_over(
     let results = &graph.nodes[layer.node].outputs;
     let above = held.nodes.iter().position(|node| node.outputs == *results);
     let above = above.and_then(|index| Layer::of(held, index));
-    let Some((above, weights)) =
-        above.and_then(|above| Some((above.matrix(held, 0)?, above))).map(|(w, a)| (a, w))
-    else {
-        return Ok(None);
-    };
+    let above = above.and_then(|above| Some((above.width, above.matrix(held, 0)?)));
+    let Some((width, weights)) = above else { return Ok(None) };
     let (had, has) = (cut.inputs(&seen.layer, held_keep), cut.inputs(&seen.layer, cut.keep));
     let (had_outputs, outputs) = (cut.outputs(&seen.layer, held_keep)?, cut.outputs(&seen.layer, cut.keep)?);
     let columns: Option<Vec<usize>> = outputs.iter().map(|o| had_outputs.binary_search(o).ok()).collect();
@@ -149,7 +155,7 @@ fn taken_over(
         }
         (old, new) = (old + 1, new + usize::from(has[index]));
     }
-    let fits = old * layer.taps == above.width && new * layer.taps == layer.width;
+    let fits = old * layer.taps == width && new * layer.taps == layer.width;
     let Some(columns) = columns.filter(|columns| fits && columns.len() == layer.outputs) else {
         return Ok(None);
     };

@@ -153,23 +153,18 @@ impl OldReader {
         sets: &[IndexSet],
         values: &mut [f32],
     ) -> Result<(), ApplyError> {
-        match self {
-            Self::Whole { next } => {
-                base.floats(name, *next, values).map_err(ApplyError::Base)?;
-                *next += values.len();
-            }
-            Self::Cut(cut) => {
-                let mut filled = 0;
-                while filled < values.len() {
-                    filled += cut.fill(base, name, sets, &mut values[filled..])?;
+        let mut filled = 0;
+        while filled < values.len() {
+            let rest = &mut values[filled..];
+            filled += match self {
+                Self::Whole { next } => {
+                    base.floats(name, *next, rest).map_err(ApplyError::Base)?;
+                    *next += rest.len();
+                    rest.len()
                 }
-            }
-            Self::Refit(rows) => {
-                let mut filled = 0;
-                while filled < values.len() {
-                    filled += rows.fill(base, name, sets, &mut values[filled..])?;
-                }
-            }
+                Self::Cut(cut) => cut.fill(base, name, sets, rest)?,
+                Self::Refit(rows) => rows.fill(base, name, sets, rest)?,
+            };
         }
         Ok(())
     }

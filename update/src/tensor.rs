@@ -1,5 +1,7 @@
 //! One tensor's way into an update: every operation that gives it exactly, and of them the cheapest.
 
+use std::borrow::Cow;
+
 use secateur_model::{Graph, Tensor};
 
 use crate::codec::{Known, Models, nonzeros};
@@ -91,18 +93,18 @@ struct Start<'a> {
     shape: Shape,
     known: Option<Known<'a>>,
     map: Vec<u8>,
-    models: Models,
+    models: Cow<'a, Models>,
 }
 
 impl<'a> Start<'a> {
-    fn new(models: &Models, shape: Shape, known: Option<Known<'a>>) -> Self {
-        Self { shape, known, map: Vec::new(), models: models.clone() }
+    fn new(models: &'a Models, shape: Shape, known: Option<Known<'a>>) -> Self {
+        Self { shape, known, map: Vec::new(), models: Cow::Borrowed(models) }
     }
 
     /// Tells the map of a refit first.
     fn with_map(mut self, refitted: &Refitted) -> Self {
         if let Shape::Refitted(_, map) = &mut self.shape {
-            self.map = self.models.encode_map(&refitted.levels, refitted.columns);
+            self.map = self.models.to_mut().encode_map(&refitted.levels, refitted.columns);
             map.stored = self.map.len();
         }
         self
